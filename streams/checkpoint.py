@@ -1,0 +1,76 @@
+"""What a flow's checkpoint folder says: who it is, how far it is, and whether a batch was cut short."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streams.storage import Storage
+
+
+@dataclass(frozen=True)
+class BatchIdentity:
+    """Names one micro-batch for ever: a repeated batch has the same, a reset checkpoint has others."""
+
+    flow: str
+    checkpoint_id: str
+    batch_id: int
+
+    @property
+    def app_id(self) -> str:
+        """For Delta's ``txn`` action, whose version is the batch id."""
+        return f"{self.flow}/{self.checkpoint_id}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """As commits, lanes and the audit keep it."""
+        return {"flow": self.flow, "checkpoint_id": self.checkpoint_id, "batch_id": self.batch_id}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A Spark checkpoint at ``path``.
+
+    Spark writes ``metadata`` (the query's id, which is the identity of this checkpoint), ``offsets/N`` when
+    batch N begins and ``commits/N`` when it is done. ``streams.json`` is ours: what the source was like when
+    the checkpoint was new, and where it was to begin (see `streams.sources`).
+    """
+
+    storage: Storage
+    path: str
+
+    def interrupted_batch(self) -> int | None:
+        """The batch that was begun and never committed: the only one that can have been written already."""
+        begun, done = self._newest("offsets"), self._newest("commits")
+        return begun if begun is not None and begun != done else None
+
+    def committed_offsets(self, source: int) -> Any | None:  # noqa: ANN401 - each source has its own shape
+        """Where a source (by its place in the query) stood after the newest finished batch; None before that."""
+        newest = self._newest("commits")
+        text = None if newest is None else self.storage.read(f"{self.path}/offsets/{newest}")
+        # The first line is the log's version, the second the batch's metadata, then one line a source.
+        line = (text or "").splitlines()[2 + source :][:1]
+        return json.loads(line[0]) if line and line[0] != "-" else None
+
+    def remember(self, facts: dict[str, Any]) -> None:
+        """Keep facts about the source beside Spark's files."""
+        self.storage.write(f"{self.path}/streams.json", json.dumps(facts, sort_keys=True))
+
+    def remembered(self) -> dict[str, Any]:
+        """What `remember` kept; empty when this checkpoint is new."""
+        text = self.storage.read(f"{self.path}/streams.json")
+        return dict(json.loads(text)) if text else {}
+
+    def set_aside(self, suffix: str) -> str:
+        """Move the folder away, so that the flow begins anew under a new identity; gives the new place."""
+        moved = f"{self.path}.{suffix}"
+        self.storage.move(self.path, moved)
+        return moved
+
+    def exists(self) -> bool:
+        """Whether a query has ever begun here."""
+        return self.storage.exists(f"{self.path}/metadata")
+
+    def _newest(self, folder: str) -> int | None:
+        return max((int(name) for name in self.storage.names(f"{self.path}/{folder}") if name.isdigit()), default=None)

@@ -1,0 +1,381 @@
+"""The commands. Each loads what it needs and no more: ``validate`` and the lists never start Spark."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from streams.errors import ConfigurationError, StreamsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from streams.jobs import JobResult
+    from streams.settings import Settings
+    from streams.supervisor.service import Service
+
+app = typer.Typer(
+    name="streams",
+    help="Keeps a lakehouse current: Kafka and files into Delta bronze, silver and gold, by structured streams.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+errors_app = typer.Typer(help="The error lane: rows that broke a contract or a check, waiting.", no_args_is_help=True)
+app.add_typer(errors_app, name="errors")
+out = Console()
+err = Console(stderr=True)
+
+Env = Annotated[str, typer.Option("--env", help="Which configuration: checkpoints_config/ENV.yaml.")]
+Config = Annotated[
+    str | None, typer.Option("--config", help="A configuration file in its place: a path or s3://bucket/key.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+def main() -> None:
+    """Run the command line; errors of ours end it with one sentence and their exit code."""
+    try:
+        app()
+    except StreamsError as error:
+        err.print(f"[bold red]error[/] {_escape(error.message)} [dim]{error.code}[/]", highlight=False, soft_wrap=True)
+        if error.way_out:
+            err.print(f"      {_escape(error.way_out)}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+@app.command()
+def jobs(as_json: AsJson = False) -> None:
+    """List the jobs, in the order in which a day runs them.
+
+    Example: `streams jobs --json`
+    """
+    from streams.jobs import JOB_MAP
+
+    rows = [{"job": job.name, "does": job.does, "runs": list(job.flows) or [f"gate {job.gate}"]} for job in JOB_MAP.values()]
+    _show(rows, as_json)
+
+
+@app.command()
+def flows(env: Env = "dev", config: Config = None, as_json: AsJson = False, draw: Annotated[bool, typer.Option("--draw", help="A picture of how they hang together.")] = False) -> None:
+    """List the flows: what each reads and what a failed check does to it.
+
+    Example: `streams flows --draw`
+    """
+    from streams.flows import all_flows
+
+    declared = all_flows(_settings(env, config))
+    if draw:
+        from streams.flows.picture import picture
+
+        out.print(picture(declared.values()), highlight=False)
+        return
+    _show([{"flow": flow.name, "reads": list(flow.reads), "kind": type(flow.processor).__name__.lower()} for flow in declared.values()], as_json)
+
+
+@app.command()
+def validate(env: Annotated[str | None, typer.Option("--env", help="Only this one.")] = None, config: Config = None, as_json: AsJson = False) -> None:
+    """Check configuration, contracts, check files and flows against each other, without Spark.
+
+    Example: `streams validate --env prod`
+    """
+    from streams.validation import validate_project
+
+    findings = validate_project(env, config)
+    if as_json:
+        out.print_json(json.dumps([vars(finding) for finding in findings]))
+    for finding in () if as_json else findings:
+        mark = "[green]✓[/]" if finding.problem is None else "[bold red]✗[/]"
+        out.print(f"{mark} {_escape(finding.what)}", _escape(finding.problem or ""), highlight=False, soft_wrap=True)
+    if any(finding.problem for finding in findings):
+        raise typer.Exit(2)
+
+
+@app.command()
+def run(
+    job: Annotated[str, typer.Option("--job", help="One of `streams jobs`.")],
+    env: Env = "dev",
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run one job, once: until what was at its sources when it began is through.
+
+    Exit code 0 when done, 1 when a flow or a check failed, 2 when the call or the configuration is wrong.
+
+    Example: `streams run --job bronze_to_silver --env dev`
+    """
+    from streams.jobs import job_named, run_job
+
+    job_named(job)
+    with _service(env, config) as service, _draining_on_signal(service):
+        result = run_job(job, service)
+        _show_result(result, as_json)
+        if service.draining.is_set():
+            raise StreamsError("JOB_INTERRUPTED", f"{job} was asked to stop and may not be through; run it again to go on.")
+    if not result.has_passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def up(env: Env = "dev", config: Config = None) -> None:
+    """Run every flow until SIGTERM or Ctrl-C, which lets each end its batch; a second one interrupts.
+
+    Example: `streams up --env dev`
+    """
+    from streams.flows import all_flows
+    from streams.supervisor.supervisor import Supervisor
+
+    with _service(env, config) as service, _draining_on_signal(service):
+        supervisor = Supervisor(all_flows(service.settings).values(), service)
+        supervisor.start()
+        err.print(f"{len(supervisor.states())} flows are up. Ctrl-C lets them end.", highlight=False)
+        service.draining.wait()
+        if not supervisor.drain(service.settings.drain_seconds):
+            raise StreamsError("DRAIN_TOO_SLOW", f"Some flows did not end within {service.settings.drain_seconds:g} s; they go on from their checkpoints.")
+
+
+@app.command()
+def resume(
+    flow: Annotated[str, typer.Argument(help="One of `streams flows`.")],
+    accept_loss: Annotated[bool, typer.Option("--accept-loss", help="Go on although what was lost can't be read any more.")] = False,
+    env: Env = "dev",
+    config: Config = None,
+) -> None:
+    """Let a flow go on that stopped because its source lost data that it had not read.
+
+    Its checkpoint is set aside, and the flow goes on with the oldest that is there and that it has not read.
+
+    Example: `streams resume bronze.order_events --accept-loss`
+    """
+    from streams.flows import all_flows
+    from streams.supervisor.resume import resume_after_loss
+
+    if not accept_loss:
+        raise ConfigurationError("LOSS_NOT_ACCEPTED", f"{flow} is only resumed past a loss when you say so.", way_out="Add --accept-loss.")
+    settings = _settings(env, config)
+    declared = all_flows(settings)
+    if flow not in declared:
+        raise ConfigurationError("FLOW_UNKNOWN", f"There is no flow {flow!r}.", way_out=f"The flows are: {', '.join(declared)}.")
+    with _service(env, config) as service:
+        out.print(f"{flow} goes on from {resume_after_loss(declared[flow], service)}.", highlight=False)
+
+
+@app.command()
+def demo(
+    orders: Annotated[int | None, typer.Option("--orders", help="Replay only so many of the 69,659 orders.", min=1)] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Which dirt: the same seed gives the same.")] = 7,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep what an earlier demo left, and go on with it.")] = False,
+) -> None:
+    """Replay real orders and exchange rates through every flow, on a stack of its own; show what gold holds.
+
+    Starts a Kafka broker, replays 18 months of a shop's orders with repeats, broken and late rows, runs every
+    flow meanwhile, and ends with exit code 0 when gold holds exactly what it must.
+
+    Example: `streams demo --orders 5000`
+    """
+    from streams.local.demo import run_demo
+
+    if not run_demo(out, orders=orders, seed=seed, keep=keep):
+        raise typer.Exit(1)
+
+
+@errors_app.command("list")
+def errors_list(
+    flow: Annotated[str | None, typer.Option("--flow", help="Only of this flow.")] = None,
+    status: Annotated[str, typer.Option("--status", help="waiting, replayed, discarded or all.")] = "waiting",
+    limit: Annotated[int, typer.Option("--limit", help="How many at the most.", min=1)] = 50,
+    env: Env = "dev",
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the rows that wait, oldest first.
+
+    Example: `streams errors list --flow bronze.order_events`
+    """
+    from streams.quality.error_lane import lane_table
+
+    with _service(env, config) as service:
+        rows = lane_table(service.spark, service.lake.lanes, flow=flow, status=None if status == "all" else status)
+        found = rows.limit(limit + 1).collect()
+    _show([_lane_line(row) for row in found[:limit]], as_json)
+    if len(found) > limit and not as_json:
+        out.print(f"… and more. --limit {limit * 10} shows them.", highlight=False)
+
+
+@errors_app.command("show")
+def errors_show(
+    error_id: Annotated[str, typer.Argument(help="Its id, or how it begins.")],
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show the row as it came. It may hold personal data.")] = False,
+    env: Env = "dev",
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one row: why it waits, where it came from, and its shape (letters as x, digits as 9).
+
+    Example: `streams errors show 3f2a --reveal`
+    """
+    from streams.quality.error_lane import find_row, shape_of
+
+    with _service(env, config) as service:
+        row = find_row(service.spark, service.lake.lanes, error_id)
+    payload = None if row["payload"] is None else bytes(row["payload"]).decode("utf-8", "backslashreplace")
+    shown = payload if reveal or payload is None else shape_of(payload)
+    facts = _lane_line(row) | {
+        "violations": [violation.asDict() for violation in row["violations"]],
+        "batch": f"{row['batch_id']} of checkpoint {row['checkpoint_id']}, run {row['run_id']}",
+        "replay_of": row["replay_of"],
+        "status": " ".join(str(part) for part in (row["status"], row["status_at"], row["status_note"]) if part),
+        "payload": shown,
+    }
+    if as_json:
+        out.print_json(json.dumps(facts, default=str))
+        return
+    for name, value in facts.items():
+        out.print(f"[bold]{name:>12}[/]  {_escape(str(value))}", highlight=False, soft_wrap=True)
+
+
+@errors_app.command("replay")
+def errors_replay(
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids, or how they begin.")] = None,
+    flow: Annotated[str | None, typer.Option("--flow", help="All that wait of this flow.")] = None,
+    payload_file: Annotated[Path | None, typer.Option("--payload-file", help="The mended row, in place of what came (one id).", exists=True, dir_okay=False)] = None,
+    note: Annotated[str | None, typer.Option("--note", help="Why; kept with the row.")] = None,
+    env: Env = "dev",
+    config: Config = None,
+) -> None:
+    """Send rows back into the flow that they came from, each once; it takes them with its next batch.
+
+    Mend the contract or the check first, or give the mended row by --payload-file.
+
+    Example: `streams errors replay 3f2a --payload-file mended.csv`
+    """
+    if payload_file is not None and len(ids or []) != 1:
+        raise ConfigurationError("CALL_INCOMPLETE", "--payload-file mends one row.", way_out="Name one id.")
+    _settle("replayed", ids, flow, note, env, config, payload_file.read_bytes() if payload_file else None)
+
+
+@errors_app.command("discard")
+def errors_discard(
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids, or how they begin.")] = None,
+    flow: Annotated[str | None, typer.Option("--flow", help="All that wait of this flow.")] = None,
+    note: Annotated[str | None, typer.Option("--note", help="Why; kept with the row.")] = None,
+    env: Env = "dev",
+    config: Config = None,
+) -> None:
+    """Give rows up. They stay in the lane, marked; nothing is deleted.
+
+    Example: `streams errors discard --flow bronze.order_events --note "test messages"`
+    """
+    _settle("discarded", ids, flow, note, env, config)
+
+
+def _settle(
+    status: str, ids: list[str] | None, flow: str | None, note: str | None, env: str, config: str | None, payload: bytes | None = None
+) -> None:
+    from streams.quality.error_lane import find_row, settle
+
+    if not ids and flow is None:
+        raise ConfigurationError("CALL_INCOMPLETE", "Which rows?", way_out="Give ids, or --flow for all that wait of a flow.")
+    with _service(env, config) as service:
+        lanes = service.lake.lanes
+        whole = [find_row(service.spark, lanes, start)["error_id"] for start in ids or []] or None
+        count = sum(settle(service.spark, lane, status, ids=whole, flow=flow, note=note, payload=payload) for lane in lanes)
+    out.print(f"{count} {'row' if count == 1 else 'rows'} {status}.", highlight=False)
+    if status == "replayed" and count:
+        out.print("The flow takes them with its next batch: at once under `streams up`, else with its job.", highlight=False)
+
+
+def _settings(env: str, config: str | None) -> Settings:
+    from streams.settings import load_settings
+
+    return load_settings(env, config, os.environ)
+
+
+@contextmanager
+def _service(env: str, config: str | None) -> Iterator[Service]:
+    """The session and what goes with it, for one command."""
+    from streams.supervisor.service import started
+
+    with started(_settings(env, config), progress=lambda line: err.print(line, highlight=False)) as service:
+        yield service
+
+
+@contextmanager
+def _draining_on_signal(service: Service) -> Iterator[None]:
+    """The first SIGTERM or Ctrl-C lets batches end; the second interrupts."""
+
+    def on_signal(number: int, _: object) -> None:
+        if service.draining.is_set():
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        # An event's lock may be held by the very thread that the signal interrupts.
+        threading.Thread(target=service.draining.set).start()
+        err.print("Letting each flow end its batch. Once more interrupts.", highlight=False)
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _show_result(result: JobResult, as_json: bool) -> None:
+    if result.gate is not None:
+        from streams.quality.gates import rows
+
+        _show([dict(zip(("table", "check", "outcome", "value"), row, strict=True)) for row in rows(result.gate)], as_json)
+        if result.gate.failed and not as_json:
+            out.print(f"[bold red]failed[/]: {_escape(', '.join(result.gate.failed))}", highlight=False, soft_wrap=True)
+        return
+    counted = ("rows_read", "rows_written", "rows_duplicate", "rows_stale", "rows_error")
+    _show([{"flow": run.flow, "batches": len(run.audits)} | {name: run.total(name) for name in counted} for run in result.runs], as_json)
+
+
+def _lane_line(row: Any) -> dict[str, Any]:  # noqa: ANN401 - a Spark row
+    where = [str(row[name]) for name in ("source", "partition", "offset") if row[name] is not None]
+    why = "; ".join(" ".join(part for part in (v["code"], v["column"], v["value"]) if part) for v in row["violations"] or ())
+    return {
+        "id": row["error_id"],
+        "recorded_at": f"{row['recorded_at']:%Y-%m-%d %H:%M:%S}",
+        "flow": row["flow"],
+        "why": why,
+        "from": "/".join(where),
+        "status": row["status"],
+    }
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Rows as a table for people, or as JSON for programs."""
+    if as_json:
+        out.print_json(json.dumps(rows, default=str))
+        return
+    if not rows:
+        out.print("None.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name, value in rows[0].items():
+        table.add_column(name.replace("_", " "), justify="right" if isinstance(value, int | float) else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    out.print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return _escape(", ".join(str(part) for part in value))
+    return f"{value:,}" if isinstance(value, int) else _escape("" if value is None else str(value))
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")

@@ -1,0 +1,72 @@
+"""What a flow is: the inputs of one streaming query, and what happens to its batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
+
+    from streams.checkpoint import Checkpoint
+    from streams.micro_batch import Processor
+    from streams.settings import FlowSettings
+    from streams.sources.envelope import Source
+
+
+@dataclass(frozen=True)
+class Input:
+    """A source, and how its rows are brought into the shape that the flow's other inputs have too."""
+
+    source: Source
+    shape: Callable[[DataFrame], DataFrame]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Delta table that a flow needs before it starts."""
+
+    path: str
+    schema: StructType
+
+
+@dataclass(frozen=True)
+class Flow:
+    """One streaming query with one checkpoint.
+
+    Args:
+        name: its layer and table, such as ``silver.order_events``.
+        reads: what it reads, for people: a topic, a folder, or the names of other flows.
+        inputs: its sources. Their order is part of the checkpoint: add at the end, never swap.
+        processor: what happens to a batch.
+        tables: the tables that it reads and writes, made before it starts.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    inputs: tuple[Input, ...]
+    processor: Processor
+    tables: tuple[Table, ...]
+
+    @property
+    def layer(self) -> str:
+        """``bronze``, ``silver`` or ``gold``."""
+        return self.name.partition(".")[0]
+
+    def stream(self, spark: SparkSession, limits: FlowSettings, checkpoint: Checkpoint) -> DataFrame:
+        """The streaming DataFrame of all inputs."""
+        shaped = [part.shape(part.source.stream(spark, limits, checkpoint)) for part in self.inputs]
+        return reduce(lambda left, right: left.unionByName(right), shaped)
+
+    def position(self, spark: SparkSession) -> tuple[object, ...]:
+        """Changes when any source has something new; cheap, and without a Spark job."""
+        return tuple(part.source.position(spark) for part in self.inputs)
+
+    def guard(self, spark: SparkSession, checkpoint: Checkpoint) -> None:
+        """Raise when going on would lose data (see `Source.guard`)."""
+        for part in self.inputs:
+            part.source.guard(spark, checkpoint)

@@ -1,0 +1,337 @@
+"""What happens to one micro-batch, as named steps.
+
+There are two ways through: `Ingest` appends what arrived to bronze, `Upsert` merges what changed into silver
+or gold. Both end with the same audit. Every write carries the batch's identity, and a batch that an earlier
+process had begun is first compared with what the tables already hold; so any step can be the last one of a
+killed process.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+from pyspark.sql import Observation
+from pyspark.sql import functions as F
+
+from streams.errors import FatalError, RetriableError
+from streams.failpoints import failpoint
+from streams.quality.error_lane import VIOLATIONS, lane_rows
+from streams.quality.soda_scan import Outcome as CheckState
+from streams.quality.soda_scan import ScanResult, scan
+from streams.sinks.append import append
+from streams.sinks.commits import Commit, find_commit
+from streams.sinks.merge import Ranking, count_same, loser_counts, merge, rank, winners
+from streams.storage import Storage
+from streams.telemetry.audit import BatchAudit, CheckOutcome, RowCounts, audit_frame
+from streams.version import CODE_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pyspark.sql import Column, DataFrame, SparkSession
+
+    from streams.checkpoint import BatchIdentity
+    from streams.quality.soda_scan import CheckResult
+
+
+class BatchHeldError(RetriableError):
+    """A check on the whole batch failed, and its flow says ``hold``: the batch waits, the flow tries again."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One batch of one flow, and what is known of it before it is looked at."""
+
+    identity: BatchIdentity
+    run_id: str
+    rows: DataFrame
+    spark: SparkSession
+    is_repeated: bool  # an earlier process had begun it: its writes may be there already
+    seconds: dict[str, float] = field(default_factory=dict)
+    _kept: list[DataFrame] = field(default_factory=list)
+
+    def keep(self, rows: DataFrame) -> DataFrame:
+        """Cache rows that this batch reads more than once, until it is done."""
+        self._kept.append(rows.persist())
+        return rows
+
+    def release(self) -> None:
+        """Let go of what `keep` cached."""
+        while self._kept:
+            self._kept.pop().unpersist()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a step, for the audit."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+    def passes(self, point: str) -> None:
+        """A commit boundary (see `streams.failpoints`)."""
+        failpoint(self.identity.flow, point)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a batch."""
+
+    counts: RowCounts
+    versions: dict[str, int] = field(default_factory=dict)
+    checks: tuple[CheckOutcome, ...] = ()
+
+
+class Processor(Protocol):
+    """A way through."""
+
+    def run(self, batch: MicroBatch) -> Outcome:
+        """Write the batch; its rows are accounted for in the outcome."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """Append the rows that keep their contract to bronze, the others to the error lane.
+
+    One pass over the source when nothing is wrong: the counts are observed while the rows are written. The
+    source is read again only for a batch that has rows for the lane.
+
+    Args:
+        table: bronze's table.
+        lane: the layer's error lane.
+    """
+
+    table: str
+    lane: str
+
+    def run(self, batch: MicroBatch) -> Outcome:
+        """Rows: the table's columns, and ``_violations`` (null for a sound row) and ``_payload``."""
+        already = find_commit(batch.spark, self.table, batch.identity) if batch.is_repeated else None
+        is_bad = F.col("_violations").isNotNull()
+        with batch.phase("append"):
+            read, bad = self._count(batch, is_bad) if already else (0, 0)
+            if already is None:
+                already, read, bad = self._append(batch, is_bad)
+        batch.passes("data_written")
+        lane = self._to_lane(batch, batch.rows.where(is_bad)) if bad else None
+        batch.passes("lane_written")
+        written = already.rows("numOutputRows")
+        counts = RowCounts(rows_read=read, rows_written=written, rows_error=lane.rows("numOutputRows") if lane else 0)
+        return Outcome(counts, _versions({self.table: already, self.lane: lane}))
+
+    def _append(self, batch: MicroBatch, is_bad: Column) -> tuple[Commit, int, int]:
+        seen = Observation()
+        rows = batch.rows.observe(seen, F.count(F.lit(1)).alias("read"), F.count_if(is_bad).alias("bad"))
+        commit = append(rows.where(~is_bad).drop("_violations", "_payload"), self.table, batch.identity)
+        return commit, seen.get["read"], seen.get["bad"]
+
+    def _count(self, batch: MicroBatch, is_bad: Column) -> tuple[int, int]:
+        read, bad = batch.rows.agg(F.count(F.lit(1)), F.count_if(is_bad)).first()  # type: ignore[misc]
+        return read, bad
+
+    def _to_lane(self, batch: MicroBatch, rows: DataFrame) -> Commit:
+        return write_lane(batch, rows.withColumnRenamed("_key", "key"), self.lane)
+
+
+@dataclass(frozen=True)
+class Checks:
+    """The check file of a table and what a failed check on a whole batch does.
+
+    Args:
+        table: the name that the checks give the table.
+        text: the check file.
+        on_breach: ``warn``, ``hold`` or ``stop``.
+    """
+
+    table: str
+    text: str
+    on_breach: str
+
+
+@dataclass(frozen=True)
+class Upsert:
+    """Judge what changed, then merge it.
+
+    Args:
+        table: the silver or gold table.
+        lane: the layer's error lane.
+        ranking: which of two rows of one key is newer.
+        candidates: the batch's rows as rows of the table, any number a key.
+        checks: what Soda asks of every batch.
+    """
+
+    table: str
+    lane: str
+    ranking: Ranking
+    candidates: Callable[[MicroBatch], DataFrame]
+    checks: Checks | None = None
+
+    def run(self, batch: MicroBatch) -> Outcome:
+        """Rows: whatever `candidates` takes."""
+        already = find_commit(batch.spark, self.table, batch.identity) if batch.is_repeated else None
+        if already is not None:
+            return self._recover(already)
+        with batch.phase("prepare"):
+            ranked = batch.keep(rank(self.candidates(batch), self.ranking))
+            counted = ranked.agg(*(column.alias(name) for name, column in loser_counts().items())).first()
+            counts = RowCounts(**counted.asDict()) if counted else RowCounts()
+        if not counts.rows_read:
+            return Outcome(counts)
+        rows = winners(ranked)
+        with batch.phase("check"):
+            scanned = self._scan(batch, rows)
+        rows, lane = self._part(batch, rows, scanned)
+        batch.passes("lane_written")
+        facts = vars(replace(counts, rows_error=lane.rows("numOutputRows") if lane else 0))
+        with batch.phase("merge"):
+            commit = merge(rows, self.table, self.ranking, batch.identity, facts)
+            counts = self._account(rows, commit, facts)
+        batch.passes("data_written")
+        return Outcome(counts, _versions({self.table: commit, self.lane: lane}), _outcomes(scanned))
+
+    def _scan(self, batch: MicroBatch, rows: DataFrame) -> ScanResult | None:
+        """Ask Soda; a check on the whole batch that fails does what the flow says."""
+        if self.checks is None:
+            return None
+        # The query's session is its own, so views of the same name in other flows are others.
+        rows.createOrReplaceTempView(self.checks.table)
+        result = scan(batch.spark, batch.identity.flow, self.checks.table, self.checks.text)
+        breaches = [check for check in result.failed if check.row_condition is None]
+        if breaches and self.checks.on_breach != "warn":
+            raise self._breach(batch, breaches)
+        return result
+
+    def _breach(self, batch: MicroBatch, breaches: list[CheckResult]) -> Exception:
+        assert self.checks is not None
+        names = "; ".join(f"{check.check} (found {check.value:g})" if check.value is not None else check.check for check in breaches)
+        message = f"Batch {batch.identity.batch_id} of {batch.identity.flow} fails: {names}."
+        if self.checks.on_breach == "hold":
+            way_out = "The batch is held and tried again; nothing of it is merged. Mend its rows upstream, or the check."
+            return BatchHeldError("BATCH_HELD", message, way_out=way_out, checks=[c.check for c in breaches])
+        return FatalError("BATCH_REFUSED", message, way_out="Mend its rows upstream, or the check, and start the flow again.")
+
+    def _part(
+        self, batch: MicroBatch, rows: DataFrame, scanned: ScanResult | None
+    ) -> tuple[DataFrame, Commit | None]:
+        """Send the rows that a row-level check names to the lane; the others go on."""
+        named = [check for check in (scanned.failed if scanned else ()) if check.row_condition]
+        if not named:
+            return rows, None
+        violations = [
+            # A condition that is null is not met: `when` takes it so.
+            F.when(F.expr(str(check.row_condition)), F.struct(F.lit("check"), F.lit(check.column), F.lit(check.check)))
+            for check in named
+        ]
+        judged = rows.withColumn("_violations", F.filter(F.array(*violations), lambda v: v.isNotNull()).cast(VIOLATIONS))
+        business = [F.col(name) for name in rows.columns]
+        bad = judged.where(F.size("_violations") > 0).select(
+            "_violations",
+            F.to_json(F.struct(*business)).cast("binary").alias("_payload"),
+            F.concat_ws("|", *self.ranking.key).alias("key"),
+            F.lit(self.table).alias("_source"),
+            F.lit(None).cast("int").alias("_partition"),
+            F.lit(None).cast("bigint").alias("_offset"),
+            F.lit(None).cast("timestamp").alias("_source_time"),
+            F.lit(None).cast("string").alias("_replay_of"),
+        )
+        return judged.where(F.size("_violations") == 0).drop("_violations"), write_lane(batch, bad, self.lane)
+
+    def _account(self, rows: DataFrame, commit: Commit, facts: dict[str, int]) -> RowCounts:
+        """Rows that the merge left alone were there already, or are older than what is there."""
+        written = commit.rows("numTargetRowsInserted") + commit.rows("numTargetRowsUpdated")
+        source = facts["rows_read"] - facts["rows_duplicate"] - facts["rows_stale"] - facts["rows_error"]
+        unmoved = source - written
+        same = 0
+        if unmoved:
+            same = count_same(rows, self.table, commit.version, self.ranking) - written if self.ranking.sequence else unmoved
+        return RowCounts(
+            rows_read=facts["rows_read"],
+            rows_written=written,
+            rows_duplicate=facts["rows_duplicate"] + same,
+            rows_stale=facts["rows_stale"] + unmoved - same,
+            rows_error=facts["rows_error"],
+        )
+
+    def _recover(self, commit: Commit) -> Outcome:
+        """The merge was done by an earlier process, which kept the counts in its commit."""
+        facts = {name: int(commit.metadata[name]) for name in vars(RowCounts())}
+        written = commit.rows("numTargetRowsInserted") + commit.rows("numTargetRowsUpdated")
+        kept = facts["rows_duplicate"] + facts["rows_stale"] + facts["rows_error"]
+        # Which of the rows left alone were repeats and which were stale is no longer told apart.
+        counts = RowCounts(**facts | {"rows_written": written, "rows_stale": facts["rows_stale"] + facts["rows_read"] - kept - written})
+        return Outcome(counts, {self.table: commit.version})
+
+
+def process(processor: Processor, batch: MicroBatch, audit_table: str, results_root: str) -> BatchAudit | None:
+    """Take one batch through its steps; gives its audit, or None when there was nothing in it.
+
+    The results of its checks are in the audit, and as a file under ``{results_root}/{layer}/batches/{flow}/``.
+
+    Raises:
+        FatalError: a row is unaccounted for, or a check stops the flow.
+        BatchHeldError: a check holds the batch.
+    """
+    started_at = datetime.now(UTC)
+    batch.passes("batch_begun")
+    try:
+        outcome = processor.run(batch)
+    finally:
+        batch.release()
+    outcome.counts.verify(batch.identity)
+    if not outcome.counts.rows_read:
+        return None
+    audit = BatchAudit(
+        batch=batch.identity,
+        run_id=batch.run_id,
+        started_at=started_at,
+        finished_at=datetime.now(UTC),
+        seconds=batch.seconds,
+        counts=outcome.counts,
+        versions=outcome.versions,
+        checks=outcome.checks,
+        is_recovered=batch.is_repeated,
+        code_version=CODE_VERSION,
+    )
+    _write_once(batch, audit_frame(batch.spark, audit), audit_table)
+    _write_results(batch, audit, results_root)
+    batch.passes("audit_written")
+    return audit
+
+
+def _write_results(batch: MicroBatch, audit: BatchAudit, results_root: str) -> None:
+    if not audit.checks:
+        return
+    layer, name = batch.identity.flow.partition(".")[0], f"{batch.identity.checkpoint_id}-{batch.identity.batch_id}.json"
+    results = batch.identity.as_dict() | {"run_id": batch.run_id, "finished_at": audit.finished_at.isoformat()}
+    text = json.dumps(results | {"checks": [vars(check) for check in audit.checks]}, indent=2)
+    Storage(batch.spark).write(f"{results_root}/{layer}/batches/{batch.identity.flow}/{name}", text)
+
+
+def write_lane(batch: MicroBatch, rows: DataFrame, lane: str) -> Commit:
+    """Append rows to the error lane (see `lane_rows` for their columns)."""
+    with batch.phase("lane"):
+        return _write_once(batch, lane_rows(rows, batch.identity, batch.run_id), lane)
+
+
+def _write_once(batch: MicroBatch, rows: DataFrame, table: str) -> Commit:
+    """Append to a table that describes batches, unless an earlier process already did."""
+    already = find_commit(batch.spark, table, batch.identity) if batch.is_repeated else None
+    return already or append(rows, table, batch.identity, ledger=True)
+
+
+def _versions(commits: dict[str, Commit | None]) -> dict[str, int]:
+    return {table: commit.version for table, commit in commits.items() if commit is not None}
+
+
+def _outcomes(scanned: ScanResult | None) -> tuple[CheckOutcome, ...]:
+    return tuple(
+        CheckOutcome(c.check, c.definition, CheckState(c.outcome).value, c.value, c.column)
+        for c in (scanned.results if scanned else ())
+    )

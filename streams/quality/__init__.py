@@ -1,0 +1,1 @@
+"""What a row, a batch and a table must be like, and where the rows go that are not."""

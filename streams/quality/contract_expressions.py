@@ -1,0 +1,194 @@
+"""A contract compiled to Spark: the types of its columns, and for every row what is wrong with it. No UDF."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from pyspark.sql import functions as F
+from pyspark.sql.types import (
+    BooleanType,
+    DataType,
+    DateType,
+    DecimalType,
+    DoubleType,
+    LongType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampType,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from pyspark.sql import Column
+
+    from streams.quality.contract import Contract, ContractColumn
+
+MASK: Final = "***"
+_SHOWN_CHARACTERS: Final = 80
+# Casts take more than a contract does (blanks, "1e3", "tomorrow", a time without its zone); these forms are what
+# JSON Schema's formats and numbers allow. \z and not $, which also matches before a last line end.
+_INTEGER = r"^-?(0|[1-9][0-9]{0,18})\z"
+_NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?\z"
+_DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\z"
+_DATE_TIME = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
+    r"([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])\z"
+)
+_EMAIL = r"^[^@\s]+@[^@\s]+\z"
+
+
+class Cell(NamedTuple):
+    """A value as it arrived: its text, and its JSON type where it came as JSON.
+
+    ``json_type`` is one of string, number, boolean, object, array, null; SQL's null where the field is absent.
+    """
+
+    text: Column
+    json_type: Column | None = None
+
+
+@dataclass(frozen=True)
+class CompiledContract:
+    """What a contract says of a row.
+
+    Attributes:
+        typed: the columns with their types, in the contract's order; null where a value has not its type.
+        is_clean: true or false, never null; cheap enough for every row.
+        violations: array<struct<code, column, value>>, empty for a clean row; meant for the others.
+    """
+
+    typed: tuple[Column, ...]
+    is_clean: Column
+    violations: Column
+
+
+class _Rule(NamedTuple):
+    code: str
+    column: ContractColumn
+    is_broken: Column  # may be null, which is not broken
+    shown: Column
+
+
+def spark_schema(contract: Contract) -> StructType:
+    """The contract's columns with Spark's types, all nullable."""
+    return StructType([StructField(column.name, spark_type(column)) for column in contract.columns])
+
+
+def spark_type(column: ContractColumn) -> DataType:
+    """integer → BIGINT, number → DECIMAL or DOUBLE, date → DATE, date-time → TIMESTAMP, else STRING or BOOLEAN."""
+    if column.decimal is not None:
+        return DecimalType(*column.decimal)
+    formats: dict[str | None, DataType] = {"date": DateType(), "date-time": TimestampType()}
+    kinds: dict[str, DataType] = {"integer": LongType(), "number": DoubleType(), "boolean": BooleanType()}
+    return kinds.get(column.json_type) or formats.get(column.format, StringType())
+
+
+def compile_contract(contract: Contract, cells: Mapping[str, Cell]) -> CompiledContract:
+    """Compile a contract over the values of a row.
+
+    Args:
+        contract: the contract.
+        cells: for each of its columns, the value as it arrived.
+    """
+    typed = {column.name: _typed(column, cells[column.name].text) for column in contract.columns}
+    rules = [rule for column in contract.columns for rule in _column_rules(column, cells[column.name], typed[column.name])]
+    rules.extend(_condition_rules(contract, cells))
+    is_clean = reduce(lambda all_kept, rule: all_kept & ~F.coalesce(rule.is_broken, F.lit(False)), rules, F.lit(True))
+    found = [F.when(rule.is_broken, _violation(rule)) for rule in rules]
+    return CompiledContract(
+        typed=tuple(typed[column.name].alias(column.name) for column in contract.columns),
+        is_clean=is_clean,
+        violations=F.filter(F.array(*found), lambda violation: violation.isNotNull()),
+    )
+
+
+def _typed(column: ContractColumn, text: Column) -> Column:
+    kind = spark_type(column)
+    if isinstance(kind, StringType):
+        return text
+    if isinstance(kind, BooleanType):
+        return F.when(text == "true", F.lit(True)).when(text == "false", F.lit(False))
+    form = {LongType: _INTEGER, DateType: _DATE, TimestampType: _DATE_TIME}.get(type(kind), _NUMBER)
+    value = F.when(text.rlike(form), text).try_cast(kind)
+    if isinstance(kind, DecimalType):
+        # A cast rounds what has more digits than the column; a contract's money is never rounded silently.
+        value = F.when(value == text.try_cast(DecimalType(38, min(38, kind.scale + 8))), value)
+    if isinstance(kind, DoubleType):
+        value = F.when(~value.isin(float("inf"), float("-inf")), value)
+    return value
+
+
+def _column_rules(column: ContractColumn, cell: Cell, typed: Column) -> Iterator[_Rule]:
+    text = cell.text
+    is_null = text.isNull() if cell.json_type is None else text.isNull() | (cell.json_type == "null")
+
+    def rule(code: str, is_broken: Column) -> _Rule:
+        return _Rule(code, column, is_broken, text)
+
+    if column.is_required:
+        yield rule("required", is_null)
+    elif cell.json_type is not None and not column.is_nullable:
+        # In JSON an absent field is one thing, and a null where no null is allowed another.
+        yield rule("type", cell.json_type == "null")
+    has_type = typed.isNotNull()
+    if cell.json_type is not None:
+        has_type = has_type & (cell.json_type == _json_type(column))
+    yield rule("type", ~is_null & ~has_type)
+    for code, is_broken in _value_rules(column, text, typed):
+        yield rule(code, has_type & is_broken)
+
+
+def _json_type(column: ContractColumn) -> str:
+    return "number" if column.json_type == "integer" else column.json_type
+
+
+def _value_rules(column: ContractColumn, text: Column, typed: Column) -> Iterator[tuple[str, Column]]:
+    if column.format == "email":
+        yield "format", ~text.rlike(_EMAIL)
+    if column.enum:
+        yield "enum", ~text.isin(*column.enum)
+    if column.pattern is not None:
+        yield "pattern", ~text.rlike(_java_pattern(column.pattern))
+    if column.min_length is not None:
+        yield "min_length", F.length(text) < column.min_length
+    if column.max_length is not None:
+        yield "max_length", F.length(text) > column.max_length
+    bounds: tuple[tuple[str, float | None, Callable[[Column, Column], Column]], ...] = (
+        ("minimum", column.minimum, lambda value, bound: value < bound),
+        ("maximum", column.maximum, lambda value, bound: value > bound),
+        ("exclusive_minimum", column.exclusive_minimum, lambda value, bound: value <= bound),
+    )
+    for code, bound, is_beyond in bounds:
+        if bound is not None:
+            # Through text, so that a bound such as 0.1 is compared as a decimal and not as a double.
+            yield code, is_beyond(typed, F.lit(str(bound)).cast(_bound_type(column)))
+
+
+def _bound_type(column: ContractColumn) -> DataType:
+    kind = spark_type(column)
+    return DecimalType(38, 10) if isinstance(kind, LongType | DecimalType) else kind
+
+
+def _java_pattern(pattern: str) -> str:
+    r"""A trailing ``$`` in Java also matches before a last line end; JSON Schema's matches at the end only."""
+    ends = pattern.endswith("$") and not pattern.endswith(r"\$")
+    return f"{pattern[:-1]}\\z" if ends else pattern
+
+
+def _condition_rules(contract: Contract, cells: Mapping[str, Cell]) -> Iterator[_Rule]:
+    for condition in contract.conditions:
+        applies = cells[condition.column].text.isin(*condition.values)
+        for name in condition.required:
+            cell = cells[name]
+            is_absent = cell.text.isNull() if cell.json_type is None else cell.text.isNull() | (cell.json_type == "null")
+            yield _Rule("required", contract.column(name), applies & is_absent, cell.text)
+
+
+def _violation(rule: _Rule) -> Column:
+    shown = F.lit(MASK) if rule.column.personal else F.left(rule.shown, F.lit(_SHOWN_CHARACTERS))
+    value = F.when(rule.shown.isNotNull(), shown)
+    return F.struct(F.lit(rule.code).alias("code"), F.lit(rule.column.name).alias("column"), value.alias("value"))

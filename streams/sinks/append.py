@@ -1,0 +1,30 @@
+"""Appending one batch to a Delta table, exactly once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from streams.sinks.commits import Commit, commit_of, metadata_of
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from streams.checkpoint import BatchIdentity
+
+
+def append(rows: DataFrame, path: str, batch: BatchIdentity, *, ledger: bool = False) -> Commit:
+    """Append rows in one commit that carries the batch's identity.
+
+    Args:
+        rows: the table's columns, in any order.
+        path: the table.
+        batch: whose rows they are.
+        ledger: the table only describes batches (lane, audit). Then Delta is not asked to look its ``txn``
+            actions up, which costs a reading of the table's whole state; the caller looks for the batch's
+            commit when, and only when, the batch may be a repeated one.
+    """
+    writer = rows.write.format("delta").mode("append").option("userMetadata", metadata_of(batch))
+    if not ledger:
+        writer = writer.option("txnAppId", batch.app_id).option("txnVersion", batch.batch_id)
+    writer.save(path)
+    return commit_of(rows.sparkSession, path, batch)

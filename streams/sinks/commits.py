@@ -1,0 +1,84 @@
+"""What Delta's log says of the commits that our batches made. Reads commit files; runs no Spark job."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from streams.checkpoint import BatchIdentity
+from streams.errors import FatalError
+from streams.storage import Storage
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+# How far back a repeated batch is looked for. Its flow wrote nothing since, so only other writers' commits
+# (another flow's rows in the same lane, maintenance) can lie between.
+_LOOK_BACK = 1000
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One version of a table, as its writer described it."""
+
+    version: int
+    metrics: dict[str, str]
+    metadata: dict[str, Any]
+
+    def rows(self, metric: str) -> int:
+        """An operation metric of Delta's, such as ``numOutputRows``; 0 where the operation has none."""
+        return int(self.metrics.get(metric, "0"))
+
+
+def find_commit(spark: SparkSession, path: str, batch: BatchIdentity) -> Commit | None:
+    """The newest commit that carries this batch's identity, or None."""
+    storage = Storage(spark)
+    newest = max((int(name[:20]) for name in storage.names(f"{path}/_delta_log") if _is_commit(name)), default=-1)
+    for version in range(newest, max(-1, newest - _LOOK_BACK), -1):
+        commit = _read(storage, path, version)
+        if commit is None:
+            return None
+        if commit.metadata.items() >= batch.as_dict().items():
+            return commit
+    return None
+
+
+def commit_of(spark: SparkSession, path: str, batch: BatchIdentity) -> Commit:
+    """The commit that was just made for this batch.
+
+    Raises:
+        FatalError: ``COMMIT_MISSING``: the table's log does not hold it.
+    """
+    commit = find_commit(spark, path, batch)
+    if commit is None:
+        raise FatalError("COMMIT_MISSING", f"The log of {path} does not hold the commit of {batch.as_dict()}.")
+    return commit
+
+
+def metadata_of(batch: BatchIdentity, **facts: object) -> str:
+    """What a batch writes into its commit (Delta's ``userMetadata``)."""
+    return json.dumps(batch.as_dict() | facts)
+
+
+def _is_commit(name: str) -> bool:
+    return len(name) == 25 and name.endswith(".json") and name[:20].isdigit()
+
+
+def _read(storage: Storage, path: str, version: int) -> Commit | None:
+    text = storage.read(f"{path}/_delta_log/{version:020d}.json")
+    if text is None:
+        return None
+    for line in text.splitlines():
+        if '"commitInfo"' in line[:20]:
+            info = json.loads(line)["commitInfo"]
+            return Commit(version, info.get("operationMetrics", {}), _our_metadata(info.get("userMetadata")))
+    return Commit(version, {}, {})
+
+
+def _our_metadata(text: str | None) -> dict[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,68 @@
+"""Making a Delta table fit its declared schema, without losing or reinterpreting what it holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from delta.tables import DeltaTable
+from pyspark.sql.types import DataType, DecimalType, DoubleType, FloatType, IntegerType, LongType, ShortType, StructType
+
+from streams.errors import FatalError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+# What a column may become without any of its values changing, as Delta's type widening allows it.
+_WIDER: Final[dict[type[DataType], tuple[type[DataType], ...]]] = {
+    ShortType: (IntegerType, LongType),
+    IntegerType: (LongType,),
+    FloatType: (DoubleType,),
+}
+_PROPERTIES: Final = {
+    "delta.enableChangeDataFeed": "true",
+    "delta.enableDeletionVectors": "true",
+    "delta.enableTypeWidening": "true",
+}
+
+
+def ensure_table(spark: SparkSession, path: str, schema: StructType, properties: dict[str, str] | None = None) -> None:
+    """Create the table, or bring it up to its declaration: new columns are added, wider types widened.
+
+    Raises:
+        FatalError: ``SCHEMA_NARROWED``: a declared type can't hold what the column holds.
+    """
+    if not DeltaTable.isDeltaTable(spark, path):
+        builder = DeltaTable.createIfNotExists(spark).location(path).addColumns(schema)
+        for name, value in (_PROPERTIES | (properties or {})).items():
+            builder = builder.property(name, value)
+        builder.execute()
+        return
+    current = spark.read.format("delta").load(path).schema
+    known = {field.name: field for field in current}
+    new = [field for field in schema if field.name not in known]
+    if new:
+        columns = ", ".join(f"`{field.name}` {field.dataType.simpleString()}" for field in new)
+        spark.sql(f"ALTER TABLE delta.`{path}` ADD COLUMNS ({columns})")
+    for field in schema:
+        if field.name in known and field.dataType != known[field.name].dataType:
+            _widen(spark, path, field.name, known[field.name].dataType, field.dataType)
+
+
+def _widen(spark: SparkSession, path: str, column: str, old: DataType, new: DataType) -> None:
+    if not _is_wider(old, new):
+        raise FatalError(
+            "SCHEMA_NARROWED",
+            f"Column {column!r} of {path} is {old.simpleString()}, its declaration says {new.simpleString()}: what the "
+            "column holds may not fit.",
+            way_out="Put the old type back, or give the new one a column of its own.",
+            column=column,
+            old=old.simpleString(),
+            new=new.simpleString(),
+        )
+    spark.sql(f"ALTER TABLE delta.`{path}` ALTER COLUMN `{column}` TYPE {new.simpleString()}")
+
+
+def _is_wider(old: DataType, new: DataType) -> bool:
+    if isinstance(old, DecimalType) and isinstance(new, DecimalType):
+        return new.scale >= old.scale and new.precision - new.scale >= old.precision - old.scale
+    return type(new) in _WIDER.get(type(old), ())

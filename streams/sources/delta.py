@@ -1,0 +1,78 @@
+"""Delta tables as streams: the rows appended to one, its changes, and the error lane's replays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import functions as F
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    from streams.checkpoint import Checkpoint
+    from streams.settings import FlowSettings
+
+
+def table_version(spark: SparkSession, path: str) -> int:
+    """The table's newest version; -1 where there is no table. Lists the log's tail, runs no job."""
+    assert spark._jvm is not None
+    log = spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path)
+    return int(log.update(False, getattr(log, "update$default$2")(), getattr(log, "update$default$3")()).version())
+
+
+@dataclass(frozen=True)
+class _DeltaSource:
+    path: str
+
+    def position(self, spark: SparkSession) -> Any:  # noqa: ANN401
+        """The table's version."""
+        return table_version(spark, self.path)
+
+    def guard(self, spark: SparkSession, checkpoint: Checkpoint) -> None:
+        """Delta's own source refuses to skip versions whose files are gone."""
+
+
+@dataclass(frozen=True)
+class DeltaAppends(_DeltaSource):
+    """The rows of a table that is only appended to."""
+
+    def stream(self, spark: SparkSession, limits: FlowSettings, checkpoint: Checkpoint) -> DataFrame:  # noqa: ARG002
+        """The table's rows with the table's columns, oldest version first."""
+        reader = spark.readStream.format("delta").option("maxFilesPerTrigger", limits.max_files_per_batch or 1000)
+        return reader.load(self.path)
+
+
+@dataclass(frozen=True)
+class DeltaChanges(_DeltaSource):
+    """A table's change data feed, from its first version on."""
+
+    def stream(self, spark: SparkSession, limits: FlowSettings, checkpoint: Checkpoint) -> DataFrame:  # noqa: ARG002
+        """The table's columns as they were after each change (before it, for a delete), with Delta's
+
+        ``_change_type``, ``_commit_version`` and ``_commit_timestamp``.
+        """
+        reader = (
+            spark.readStream.format("delta")
+            .option("readChangeFeed", "true")
+            .option("startingVersion", "0")
+            .option("maxFilesPerTrigger", limits.max_files_per_batch or 1000)
+        )
+        return reader.load(self.path).where(F.col("_change_type") != "update_preimage")
+
+
+@dataclass(frozen=True)
+class LaneReplays(_DeltaSource):
+    """The rows of an error lane that someone has sent back into one flow.
+
+    To replay is to mark the row in the lane, in one commit; this reads the marking from the lane's change
+    feed, so a replay goes through the flow exactly once, like anything else that it reads.
+    """
+
+    flow: str
+
+    def stream(self, spark: SparkSession, limits: FlowSettings, checkpoint: Checkpoint) -> DataFrame:
+        """The lane's columns."""
+        changes = DeltaChanges(self.path).stream(spark, limits, checkpoint)
+        replayed = (F.col("flow") == self.flow) & (F.col("status") == "replayed")
+        return changes.where(replayed & (F.col("_change_type") == "update_postimage"))

@@ -1,0 +1,165 @@
+"""A Kafka topic as a stream of envelopes, guarded against offsets that are no longer what they were."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+from pyspark.sql import functions as F
+
+from streams.errors import FatalError, RetriableError, StreamsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyspark.sql import DataFrame, SparkSession
+
+    from streams.checkpoint import Checkpoint
+    from streams.settings import FlowSettings, KafkaSettings
+
+_ANSWER_WITHIN = 10.0  # seconds
+Offsets = dict[int, int]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class KafkaSource:
+    """One topic. The service asks the broker through confluent-kafka; the data is read by Spark's own source.
+
+    Args:
+        flow: the flow that reads it, named in errors.
+        topic: the topic's name.
+        kafka: how to reach the brokers.
+    """
+
+    flow: str
+    topic: str
+    kafka: KafkaSettings
+
+    def stream(self, spark: SparkSession, limits: FlowSettings, checkpoint: Checkpoint) -> DataFrame:
+        """Envelopes from where the checkpoint stands; from the topic's beginning when it is new."""
+        start = checkpoint.remembered().get("starting_offsets")
+        reader = (
+            spark.readStream.format("kafka")
+            .options(**self.kafka.spark_options())
+            .option("subscribe", self.topic)
+            .option("startingOffsets", json.dumps({self.topic: start}) if start else "earliest")
+            .option("failOnDataLoss", "true")
+        )
+        if limits.max_rows_per_batch is not None:
+            reader = reader.option("maxOffsetsPerTrigger", limits.max_rows_per_batch)
+        return reader.load().select(
+            F.col("value").alias("payload"),
+            F.col("key").cast("string").alias("key"),
+            F.col("topic").alias("_source"),
+            F.col("partition").alias("_partition"),
+            F.col("offset").alias("_offset"),
+            F.col("timestamp").alias("_source_time"),
+            F.lit(None).cast("string").alias("_replay_of"),
+        )
+
+    def position(self, spark: SparkSession) -> Any:  # noqa: ANN401, ARG002
+        """Each partition's end offset."""
+        return self._ask(lambda admin: self._offsets(admin, OffsetSpec.latest()))
+
+    def guard(self, spark: SparkSession, checkpoint: Checkpoint) -> None:  # noqa: ARG002
+        """Compare the topic with the one that the checkpoint was made for."""
+        topic_id, earliest, latest = self._ask(self._describe)
+        known = checkpoint.remembered()
+        if "topic_id" not in known:
+            checkpoint.remember(known | {"topic_id": topic_id})
+        elif known["topic_id"] != topic_id:
+            raise self._loss(
+                "KAFKA_TOPIC_RECREATED",
+                f"Topic {self.topic!r} was deleted and created again since {self.flow} last read it: what was in the "
+                "old one and not yet read is lost.",
+                known=known["topic_id"],
+                found=topic_id,
+            )
+        reached = self._reached(checkpoint)
+        lost = {p: earliest[p] - at for p, at in reached.items() if p in earliest and earliest[p] > at}
+        if lost:
+            raise self._loss(
+                "KAFKA_OFFSETS_AGED_OUT",
+                f"Topic {self.topic!r} no longer holds {sum(lost.values())} messages that {self.flow} has not read "
+                f"({_per_partition(lost)}).",
+                lost=lost,
+            )
+        beyond = {p: at - latest.get(p, 0) for p, at in reached.items() if at > latest.get(p, 0)}
+        if beyond:
+            raise self._loss(
+                "KAFKA_OFFSETS_BEYOND_END",
+                f"{self.flow} has read further than topic {self.topic!r} reaches ({_per_partition(beyond)} too far): "
+                "its log was cut or restored from an older copy.",
+                beyond=beyond,
+            )
+
+    def go_on_from(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """What a new checkpoint must remember to go on after a loss: for each partition the first offset not read,
+
+        or the first that is still there. A topic that was created again is read from its beginning.
+        """
+        topic_id, earliest, latest = self._ask(self._describe)
+        same = checkpoint.remembered().get("topic_id") == topic_id
+        reached = self._reached(checkpoint) if same else {}
+        start = {p: max(first, min(reached.get(p, first), latest[p])) for p, first in earliest.items()}
+        return {"topic_id": topic_id, "starting_offsets": {str(p): at for p, at in start.items()}}
+
+    def _reached(self, checkpoint: Checkpoint) -> Offsets:
+        committed = checkpoint.committed_offsets(0)
+        offsets = (committed or {}).get(self.topic) or checkpoint.remembered().get("starting_offsets") or {}
+        return {int(partition): int(offset) for partition, offset in offsets.items()}
+
+    def _describe(self, admin: AdminClient) -> tuple[str, Offsets, Offsets]:
+        described = admin.describe_topics(TopicCollection([self.topic]), request_timeout=_ANSWER_WITHIN)
+        topic_id = str(described[self.topic].result().topic_id)
+        return topic_id, self._offsets(admin, OffsetSpec.earliest()), self._offsets(admin, OffsetSpec.latest())
+
+    def _offsets(self, admin: AdminClient, which: OffsetSpec) -> Offsets:
+        described = admin.describe_topics(TopicCollection([self.topic]), request_timeout=_ANSWER_WITHIN)
+        partitions = [TopicPartition(self.topic, info.id) for info in described[self.topic].result().partitions]
+        asked = admin.list_offsets(dict.fromkeys(partitions, which), request_timeout=_ANSWER_WITHIN)
+        return {partition.partition: answer.result().offset for partition, answer in asked.items()}
+
+    def _ask(self, question: Callable[[AdminClient], T]) -> T:
+        try:
+            return question(_admin(self.kafka))
+        except KafkaException as error:
+            raise self._explain(error.args[0]) from error
+
+    def _explain(self, error: KafkaError) -> StreamsError:
+        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return RetriableError(
+                "KAFKA_TOPIC_MISSING",
+                f"There is no topic {self.topic!r} at {self.kafka.bootstrap_servers}.",
+                way_out="Create it, or set kafka.topics in the configuration.",
+                topic=self.topic,
+            )
+        return RetriableError(
+            "KAFKA_UNREACHABLE",
+            f"Kafka at {self.kafka.bootstrap_servers} does not answer ({error.str()}).",
+            way_out="Check kafka.bootstrap_servers and that the broker runs.",
+        )
+
+    def _loss(self, code: str, message: str, **parameters: object) -> FatalError:
+        way_out = f"To go on with what is there: streams resume {self.flow} --accept-loss"
+        return FatalError(code, message, way_out=way_out, topic=self.topic, **parameters)
+
+
+_admins: dict[str, AdminClient] = {}
+
+
+def _admin(kafka: KafkaSettings) -> AdminClient:
+    """One client a cluster and process: each has threads and connections of its own."""
+    if kafka.bootstrap_servers not in _admins:
+        # Its own reports of a broker that is away would fill the log; the answers' errors are reported by us.
+        quiet = {"log_level": 0, "error_cb": lambda _: None}
+        _admins[kafka.bootstrap_servers] = AdminClient(kafka.client_options() | quiet)
+    return _admins[kafka.bootstrap_servers]
+
+
+def _per_partition(counts: Offsets) -> str:
+    return ", ".join(f"partition {partition}: {count}" for partition, count in sorted(counts.items()))

@@ -1,0 +1,67 @@
+"""Small files on whatever file system the lake is on, through Hadoop's own clients.
+
+Spark reads and writes the tables; this is for what lies beside them: checkpoints, commit files, results.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from py4j.java_gateway import JavaObject
+    from pyspark.sql import SparkSession
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Files of any Hadoop file system (a local path, ``s3a://``, …), by the session's own configuration."""
+
+    spark: SparkSession
+
+    def read(self, path: str) -> str | None:
+        """The file's text, or None where there is no such file."""
+        target, system = self._open(path)
+        if not system.exists(target):
+            return None
+        stream = system.open(target)
+        try:
+            return bytes(stream.readAllBytes()).decode()
+        finally:
+            stream.close()
+
+    def write(self, path: str, text: str) -> None:
+        """Write the whole file; a reader sees the old one or the new one, never half of it."""
+        target, system = self._open(path)
+        draft, _ = self._open(f"{path}.{id(text):x}.tmp")
+        stream = system.create(draft, True)
+        stream.write(text.encode())
+        stream.close()
+        # HDFS and local renames do not replace; an object store's upload is whole or absent by itself.
+        system.delete(target, False)
+        if not system.rename(draft, target):
+            raise OSError(f"could not write {path}")
+
+    def names(self, folder: str) -> list[str]:
+        """What lies in a folder, by name; empty where there is no such folder."""
+        target, system = self._open(folder)
+        if not system.exists(target):
+            return []
+        return [status.getPath().getName() for status in system.listStatus(target)]
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or folder is there."""
+        target, system = self._open(path)
+        return bool(system.exists(target))
+
+    def move(self, path: str, to: str) -> None:
+        """Rename a file or folder."""
+        target, system = self._open(path)
+        if not system.rename(target, self._open(to)[0]):
+            raise OSError(f"could not move {path} to {to}")
+
+    def _open(self, path: str) -> tuple[JavaObject, JavaObject]:
+        jvm = self.spark._jvm
+        assert jvm is not None
+        target = jvm.org.apache.hadoop.fs.Path(path)
+        return target, target.getFileSystem(self.spark._jsparkSession.sessionState().newHadoopConf())

@@ -1,0 +1,1 @@
+"""Starting flows, watching them, starting them again, and letting them end."""

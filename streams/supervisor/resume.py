@@ -1,0 +1,30 @@
+"""Letting a flow go on past data that its source has lost, when a person has said so."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from streams.sources.kafka import KafkaSource
+
+if TYPE_CHECKING:
+    from streams.flows.flow import Flow
+    from streams.supervisor.service import Service
+
+
+def resume_after_loss(flow: Flow, service: Service) -> str:
+    """Set the checkpoint aside and begin a new one; gives where the flow goes on, for people.
+
+    A new checkpoint is a new identity, so no batch of it is taken for one of the old. What the flow reads a
+    second time is a duplicate, which the merges downstream leave out.
+    """
+    checkpoint = service.checkpoint(flow.name)
+    source = flow.inputs[0].source
+    start = source.go_on_from(checkpoint) if isinstance(source, KafkaSource) else {}
+    if checkpoint.exists():
+        checkpoint.set_aside(f"lost-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+    if not start:
+        return "the beginning of what is there"
+    checkpoint.remember(start)
+    offsets = start["starting_offsets"].items()
+    return ", ".join(f"partition {partition} offset {offset}" for partition, offset in offsets)

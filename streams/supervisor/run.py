@@ -1,0 +1,141 @@
+"""One run of a flow: until what was at its sources when it began is through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+from pyspark.errors import StreamingQueryException
+
+from streams.checkpoint import BatchIdentity
+from streams.errors import FatalError, RetriableError, StreamsError
+from streams.micro_batch import MicroBatch, process
+from streams.telemetry.logs import bound
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from streams.flows.flow import Flow
+    from streams.supervisor.service import Service
+    from streams.telemetry.audit import BatchAudit
+
+log = structlog.get_logger(__name__)
+
+
+class _DrainedError(Exception):
+    """Raised between two batches to end a query that was asked to drain."""
+
+
+@dataclass
+class FlowRun:
+    """What one run did."""
+
+    flow: str
+    audits: list[BatchAudit] = field(default_factory=list)
+
+    def total(self, count: str) -> int:
+        """The sum of one of `RowCounts`' fields."""
+        return sum(getattr(audit.counts, count) for audit in self.audits)
+
+
+def drain(flow: Flow, service: Service) -> FlowRun:
+    """Run a flow until its sources, as they stood at the start, are through.
+
+    The same call serves the daily job, which makes it once, and the supervisor, which makes it again whenever
+    a source has something new: a query that is not running costs nothing.
+
+    Raises:
+        FatalError: going on would lose data, or a check stops the flow.
+        RetriableError: anything else; the same call may succeed later.
+    """
+    with bound(run=service.run_id, flow=flow.name):
+        try:
+            return _Query(flow, service).run()
+        except StreamsError:
+            raise
+        except Exception as error:
+            raise _explain(flow.name, error) from error
+
+
+class _Query:
+    def __init__(self, flow: Flow, service: Service) -> None:
+        self.flow, self.service = flow, service
+        self.done = FlowRun(flow.name)
+        self.error: BaseException | None = None
+        self.interrupted: int | None = None
+
+    def run(self) -> FlowRun:
+        service, flow = self.service, self.flow
+        checkpoint = service.checkpoint(flow.name)
+        service.prepare(flow)
+        flow.guard(service.spark, checkpoint)
+        self.interrupted = checkpoint.interrupted_batch()
+        # Each flow has a pool of its own in the fair scheduler: a large batch of one does not hold up the others.
+        service.spark.sparkContext.setLocalProperty("spark.scheduler.pool", flow.name)
+        query = (
+            flow.stream(service.spark, service.settings.flow(flow.name), checkpoint)
+            .writeStream.queryName(flow.name)
+            .option("checkpointLocation", checkpoint.path)
+            .foreachBatch(self._on_batch)
+            .trigger(availableNow=True)
+            .start()
+        )
+        try:
+            query.awaitTermination()
+        except StreamingQueryException:
+            # What was raised in `_on_batch` comes back as text; the error itself is kept there.
+            if isinstance(self.error, _DrainedError):
+                return self.done
+            raise self.error or query.exception() or RetriableError("QUERY_FAILED", "The query failed.") from None
+        finally:
+            query.stop()
+        return self.done
+
+    def _on_batch(self, rows: DataFrame, batch_id: int) -> None:
+        try:
+            if self.service.draining.is_set():
+                raise _DrainedError
+            self._process(rows, batch_id)
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def _process(self, rows: DataFrame, batch_id: int) -> None:
+        checkpoint_id = str(rows.sparkSession.sparkContext.getLocalProperty("sql.streaming.queryId"))
+        batch = MicroBatch(
+            identity=BatchIdentity(self.flow.name, checkpoint_id, batch_id),
+            run_id=self.service.run_id,
+            rows=rows,
+            spark=rows.sparkSession,
+            is_repeated=batch_id == self.interrupted,
+        )
+        # Spark calls from a thread of its own, which knows nothing of what the caller's is bound to.
+        with bound(run=self.service.run_id, flow=self.flow.name, batch=batch_id):
+            audit = process(
+                self.flow.processor, batch, self.service.lake.audit, self.service.settings.dq_results_root
+            )
+            if audit is not None:
+                log.info("batch done", **vars(audit.counts), seconds=round(sum(audit.seconds.values()), 3))
+                self.done.audits.append(audit)
+                self.service.on_audit(audit)
+
+
+# What Spark and Delta say when data that a checkpoint still needs is gone. No pause brings it back.
+_LOSSES = (
+    "DELTA_FILE_NOT_FOUND_DETAILED",
+    "DELTA_CHANGE_DATA_FILE_NOT_FOUND",
+    "DELTA_LOG_FILE_NOT_FOUND",
+    "DELTA_TRUNCATED_TRANSACTION_LOG",
+    "DELTA_VERSION_NOT_CONTIGUOUS",
+)
+
+
+def _explain(flow: str, error: Exception) -> StreamsError:
+    text = str(error)
+    code = next((code for code in _LOSSES if code in text), None)
+    if code is not None:
+        way_out = f"To read the table from its beginning: streams resume {flow} --accept-loss"
+        return FatalError("UPSTREAM_VACUUMED", f"What {flow} has not read yet was removed upstream ({code}).", way_out=way_out)
+    first_line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    return RetriableError("FLOW_FAILED", f"{flow} failed: {first_line}", error=type(error).__name__)

@@ -1,0 +1,83 @@
+"""What every run of a flow needs: the session, the settings, the lake, and who is told of each batch."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from streams.checkpoint import Checkpoint
+from streams.lake import Lake
+from streams.session import build_session
+from streams.sinks.table import ensure_table
+from streams.storage import Storage
+from streams.telemetry.audit import AUDIT
+from streams.telemetry.logs import configure_logging
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pyspark.sql import SparkSession
+
+    from streams.flows.flow import Flow
+    from streams.settings import Settings
+    from streams.telemetry.audit import BatchAudit
+
+
+def new_run_id() -> str:
+    """Names one run of this program, in every log line, lane row and audit row."""
+    return uuid.uuid4().hex[:12]
+
+
+@dataclass(frozen=True)
+class Service:
+    """One process's work on one lake."""
+
+    spark: SparkSession
+    settings: Settings
+    run_id: str
+    on_audit: Callable[[BatchAudit], None] = lambda _: None
+    draining: threading.Event = field(default_factory=threading.Event)
+    _made: set[str] = field(default_factory=set)
+    _making: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def lake(self) -> Lake:
+        """Where the tables are."""
+        return Lake(self.settings.lake.root, self.settings.checkpoints.root)
+
+    def checkpoint(self, flow: str) -> Checkpoint:
+        """The flow's checkpoint."""
+        return Checkpoint(Storage(self.spark), self.lake.checkpoint(flow))
+
+    def prepare(self, flow: Flow) -> None:
+        """Make the tables that the flow needs, or bring them up to their declarations; once a process."""
+        with self._making:
+            for path, schema in (*((table.path, table.schema) for table in flow.tables), (self.lake.audit, AUDIT)):
+                if path not in self._made:
+                    ensure_table(self.spark, path, schema)
+                    self._made.add(path)
+
+
+@contextmanager
+def started(
+    settings: Settings,
+    on_audit: Callable[[BatchAudit], None] = lambda _: None,
+    progress: Callable[[str], None] | None = None,
+) -> Iterator[Service]:
+    """A service with a Spark session of its own, which ends with the block.
+
+    Args:
+        settings: the configuration.
+        on_audit: told of every batch that is done.
+        progress: told, for people, of what takes long at the start.
+    """
+    run_id = new_run_id()
+    configure_logging(settings.logging, run_id)
+    spark = build_session(settings, progress)
+    try:
+        yield Service(spark, settings, run_id, on_audit)
+    finally:
+        spark.stop()

@@ -1,0 +1,151 @@
+"""gold.fact_orders: one row an order, from its events and the exchange rates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pyspark.sql import Window
+from pyspark.sql import functions as F
+from pyspark.sql.types import (
+    BooleanType,
+    DateType,
+    DecimalType,
+    LongType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampType,
+)
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+_MONEY, _RATE = DecimalType(18, 2), DecimalType(18, 6)
+_STEPS: Final = ("created", "paid", "shipped", "delivered", "cancelled", "refunded")
+BASE_CURRENCY: Final = "EUR"  # the European Central Bank quotes how much of each currency one euro buys
+
+FACT_ORDERS: Final = StructType(
+    [
+        StructField("order_id", StringType()),
+        StructField("status", StringType()),  # the type of its newest event; deleted
+        StructField("customer_id", StringType()),
+        StructField("order_date", DateType()),  # the UTC day on which it was created
+        *(StructField(f"{step}_at", TimestampType()) for step in _STEPS),
+        StructField("quantity", LongType()),
+        StructField("amount", _MONEY),
+        StructField("currency", StringType()),
+        StructField("rate", _RATE),  # of its currency, one euro's worth
+        StructField("rate_date", DateType()),  # the last on or before its day
+        StructField("reporting_amount", _MONEY),
+        StructField("reporting_currency", StringType()),
+        StructField("is_converted", BooleanType()),  # false while a rate that it needs is missing
+        StructField("is_complete", BooleanType()),  # false while its `created` event is missing
+        StructField("is_deleted", BooleanType()),
+    ]
+)
+
+
+def fact_orders(events: DataFrame, rates: DataFrame, reporting_currency: str) -> DataFrame:
+    """All events of some orders → one row each (see `FACT_ORDERS`).
+
+    Args:
+        events: silver.order_events, every event of the orders that are wanted.
+        rates: silver.fx_rates.
+        reporting_currency: what amounts are converted to.
+    """
+    orders = _orders(events)
+    converted = _with_rate(orders, rates, F.col("currency"), "rate", "rate_date")
+    converted = _with_rate(converted, rates, F.lit(reporting_currency), "_to_rate", "_to_date")
+    amount = convert(F.col("amount"), F.col("rate"), F.col("_to_rate"))
+    # An amount in the reporting currency needs no rate at all.
+    amount = F.when(F.col("currency") == reporting_currency, F.col("amount")).otherwise(amount)
+    rows = converted.withColumns(
+        {
+            "reporting_amount": amount.cast(_MONEY),
+            "reporting_currency": F.when(F.col("is_complete"), F.lit(reporting_currency)),
+            "is_converted": amount.isNotNull(),
+        }
+    )
+    return rows.select(*(F.col(field.name).cast(field.dataType).alias(field.name) for field in FACT_ORDERS))
+
+
+def convert(amount: Column, rate: Column, to_rate: Column) -> Column:
+    """amount ÷ rate × to_rate in whole cents, half up (away from zero), exact: integers all the way.
+
+    Spark rounds the quotient of two decimals to the digits it has room for; rounding that once more can be a
+    cent off. So: cents = ⌊(200·|amount|·to + rate) ÷ (2·rate)⌋, with the sign put back.
+    """
+    exact = DecimalType(14, 6)
+    scaled = F.abs(amount).cast(_MONEY) * to_rate.cast(exact)
+    numerator = (scaled * F.lit(200).cast("decimal(3,0)")).cast(DecimalType(38, 8)) + rate.cast(exact)
+    cents = F.call_function("div", numerator, (rate.cast(exact) * F.lit(2).cast("decimal(1,0)")))
+    return (F.sign(amount).cast("int") * cents.cast("decimal(18,0)") * F.lit("0.01").cast("decimal(2,2)")).cast(_MONEY)
+
+
+def touched_by_rates(changed: DataFrame, rates: DataFrame, facts: DataFrame, reporting_currency: str) -> DataFrame:
+    """The orders that changed rates restate: those between a changed rate's day and the next one's.
+
+    Args:
+        changed: ``quote_currency``, ``rate_date``.
+        rates: silver.fx_rates.
+        facts: gold.fact_orders.
+        reporting_currency: a change of its rate touches orders of every other currency.
+
+    Returns:
+        ``order_id``.
+    """
+    by_currency = Window.partitionBy("quote_currency").orderBy("rate_date")
+    spans = rates.select("quote_currency", "rate_date", F.lead("rate_date").over(by_currency).alias("until"))
+    spans = spans.join(changed.distinct(), ["quote_currency", "rate_date"], "left_semi")
+    orders = facts.select("order_id", "order_date", "currency")
+    is_between = (F.col("order_date") >= F.col("rate_date")) & (F.coalesce(F.col("order_date") < F.col("until"), F.lit(True)))
+    is_of = (F.col("currency") == F.col("quote_currency")) | (F.col("quote_currency") == reporting_currency)
+    return orders.join(F.broadcast(spans), is_between & is_of, "left_semi").select("order_id")
+
+
+def _orders(events: DataFrame) -> DataFrame:
+    """The state of each order by the sequence of its events, whatever order they came in."""
+    newest = F.struct("sequence", "occurred_at", "event_id")
+    made = F.struct("customer_id", "quantity", "amount", "currency", "occurred_at")
+    folded = events.groupBy("order_id").agg(
+        F.max_by("event_type", newest).alias("status"),
+        F.bool_or("is_deleted").alias("is_deleted"),
+        F.max_by(F.when(F.col("event_type") == "created", made), _only("created", newest)).alias("_made"),
+        *(F.max_by(F.col("occurred_at"), _only(step, newest)).alias(f"{step}_at") for step in _STEPS),
+    )
+    # A deleted order keeps its key and nothing else.
+    kept = {step: F.when(~F.col("is_deleted"), F.col(f"{step}_at")) for step in _STEPS}
+    orders = folded.withColumns({f"{step}_at": value for step, value in kept.items()})
+    part = {name: F.when(~F.col("is_deleted"), F.col("_made")[name]) for name in ("customer_id", "quantity", "amount", "currency")}
+    return orders.withColumns(part | {"order_date": F.to_date("created_at"), "is_complete": F.col("created_at").isNotNull()}).drop("_made")
+
+
+def _only(step: str, ordering: Column) -> Column:
+    """An ordering that only events of one type have: `max_by` leaves out the rest."""
+    return F.when(F.col("event_type") == step, ordering)
+
+
+def _with_rate(orders: DataFrame, rates: DataFrame, currency: Column, rate: str, day: str) -> DataFrame:
+    """Add a currency's last rate on or before each order's day, and that day; null where there is none.
+
+    Orders and rates are sorted together, once, by currency and day; each order takes the last rate before it.
+    A join on a range of days would compare every order with every rate of its currency.
+    """
+    quotes = rates.where((F.col("base_currency") == BASE_CURRENCY) & ~F.col("is_deleted")).select(
+        F.col("quote_currency").alias("_currency"),
+        F.col("rate_date").alias("_day"),
+        F.struct(F.col("rate").cast(_RATE).alias("rate"), F.col("rate_date").alias("day")).alias("_quote"),
+    )
+    wanted = orders.withColumns({"_currency": currency, "_day": F.col("order_date"), "_is_order": F.lit(True)})
+    together = wanted.unionByName(quotes, allowMissingColumns=True)
+    # A rate of the day itself counts, so it sorts before the orders of that day: nulls come first.
+    until_here = Window.partitionBy("_currency").orderBy("_day", "_is_order").rowsBetween(Window.unboundedPreceding, 0)
+    found = together.withColumn("_found", F.last("_quote", ignorenulls=True).over(until_here)).where("_is_order")
+    is_base = F.col("_currency") == BASE_CURRENCY
+    is_dated = F.col("order_date").isNotNull()
+    return found.withColumns(
+        {
+            rate: F.when(is_base & is_dated, F.lit(1)).when(is_dated, F.col("_found.rate")).cast(_RATE),
+            day: F.when(is_base & is_dated, F.col("order_date")).when(is_dated, F.col("_found.day")),
+        }
+    ).drop("_currency", "_day", "_is_order", "_quote", "_found")

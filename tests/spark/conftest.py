@@ -1,0 +1,32 @@
+"""One Spark session for all tests that need one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from pyspark.sql import SparkSession
+
+from streams import jars
+from streams.session import SESSION_DEFAULTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """A session with the settings of the service's own."""
+    builder = SparkSession.builder.master("local[2]").appName("tests")
+    options = SESSION_DEFAULTS | {
+        "spark.jars": ",".join(str(file) for file in jars.resolve(jars.SPARK_JARS)),
+        "spark.driver.memory": "1g",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
+    }
+    for key, value in options.items():
+        builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    yield session
+    session.stop()
