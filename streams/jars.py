@@ -103,7 +103,7 @@ def find_java() -> str:
     home = os.environ.get("JAVA_HOME")
     java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
     # On macOS there is a /usr/bin/java that only says that there is none.
-    if java and shutil.which(java) and subprocess.run([java, "-version"], capture_output=True).returncode == 0:
+    if java and shutil.which(java) and subprocess.run([java, "-version"], capture_output=True, check=False).returncode == 0:
         return java
     where = f"JAVA_HOME is {home}, and no Java runs there." if home else "No Java is installed; Spark needs 17 or 21."
     raise ConfigurationError(
@@ -171,7 +171,8 @@ def _ivy_command(draft: Path, result: Path, coordinates: Sequence[str], beside_s
         *("-cp", str(_ivy_jar()), "org.apache.ivy.Main"),
         *(("-settings", settings) if settings else ()),
         *("-ivy", str(description), "-confs", "default", "-types", "jar", "bundle"),
-        *("-cache", str(draft / "cache"), "-retrieve", f"{result}/[organisation]_[artifact]-[revision](-[classifier]).[ext]"),
+        *("-cache", str(draft / "cache")),
+        *("-retrieve", f"{result}/[organisation]_[artifact]-[revision](-[classifier]).[ext]"),
     ]
 
 

@@ -1,0 +1,271 @@
+"""A real Kafka broker of one node (KRaft), started from jars, on the loopback, with its data in a folder.
+
+The folder holds all there is: ``address.json`` (ports and cluster id, kept for ever), ``server.properties``,
+``broker.log`` and ``data/``. A broker that was stopped or killed is started again by a new `Broker` on that folder.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from streams import jars
+from streams.errors import FatalError, RetriableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from io import TextIOWrapper
+    from pathlib import Path
+
+HEAP: Final = "-Xmx512m"
+_PR_SET_PDEATHSIG: Final = 1
+_LOG_LINES_SHOWN: Final = 12
+
+_LOGGING = """\
+status = error
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = %d{ISO8601} %p %c{1}: %m%n
+rootLogger.level = WARN
+rootLogger.appenderRef.out.ref = out
+"""
+
+
+@dataclass(frozen=True)
+class _Address:
+    """What must stay the same from one start to the next."""
+
+    cluster_id: str
+    port: int
+    controller_port: int
+
+    @classmethod
+    def kept_in(cls, folder: Path) -> _Address:
+        file = folder / "address.json"
+        if not file.exists():
+            port, controller_port = _free_ports()
+            cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            file.write_text(json.dumps(vars(cls(cluster_id, port, controller_port))))
+        return cls(**json.loads(file.read_text()))
+
+
+class Broker:
+    """One broker; as a context manager it is started on entry and stopped on exit.
+
+    Args:
+        folder: where the broker lives; made when missing, its data is used when there is some.
+        progress: is told what is being downloaded, the first time.
+    """
+
+    def __init__(self, folder: Path, progress: Callable[[str], None] | None = None) -> None:
+        self.folder = folder
+        self._progress = progress
+        folder.mkdir(parents=True, exist_ok=True)
+        self._address = _Address.kept_in(folder)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock: TextIOWrapper | None = None
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """``host:port``, the same for the life of the folder."""
+        return f"127.0.0.1:{self._address.port}"
+
+    @property
+    def process_id(self) -> int | None:
+        """The Java process, while it runs."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    def start(self, timeout: float = 60.0) -> None:
+        """Start, and return when the broker answers; nothing happens when it runs already.
+
+        Args:
+            timeout: in seconds.
+
+        Raises:
+            ConfigurationError: ``JAVA_MISSING``, ``JARS_UNAVAILABLE``.
+            FatalError: ``BROKER_IN_USE``, another process runs a broker on this folder.
+            RetriableError: ``BROKER_NOT_UP``, with the last lines of its log.
+        """
+        if self.process_id is not None:
+            return
+        class_path = _class_path(self._progress)
+        self._hold_folder()
+        try:
+            self._write_configuration()
+            self._format_storage(class_path)
+            self._process = self._launch(class_path)
+            atexit.register(self.kill)
+            self._wait_until_it_answers(time.monotonic() + timeout)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self, timeout: float = 30.0) -> None:
+        """Ask the broker to end and wait for it; after ``timeout`` seconds it is killed."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                pass
+        self.kill()
+
+    def kill(self) -> None:
+        """End the broker at once (SIGKILL), as a power cut would."""
+        atexit.unregister(self.kill)
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def create_topic(self, name: str, partitions: int = 1, config: Mapping[str, str] | None = None) -> None:
+        """Make a topic and return when the broker knows it.
+
+        Raises:
+            RetriableError: ``TOPIC_NOT_MADE``, one of that name exists, or the broker does not answer.
+        """
+        topic = NewTopic(name, partitions, 1, config=dict(config or {}))
+        try:
+            self._admin().create_topics([topic], operation_timeout=30)[name].result(30)
+        except KafkaException as error:
+            raise RetriableError("TOPIC_NOT_MADE", f"Topic {name} was not made: {error}.", topic=name) from error
+        self._wait_for_topic(name, is_there=True)
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic and return when the broker no longer knows it.
+
+        Raises:
+            RetriableError: ``TOPIC_NOT_DELETED``, there is none of that name, or the broker does not answer.
+        """
+        try:
+            self._admin().delete_topics([name], operation_timeout=30)[name].result(30)
+        except KafkaException as error:
+            raise RetriableError("TOPIC_NOT_DELETED", f"Topic {name} was not deleted: {error}.", topic=name) from error
+        self._wait_for_topic(name, is_there=False)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _hold_folder(self) -> None:
+        self._lock = (self.folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            self._lock = None
+            raise FatalError("BROKER_IN_USE", f"Another process runs the broker of {self.folder}.") from error
+
+    def _write_configuration(self) -> None:
+        address = self._address
+        settings = {
+            "process.roles": "broker,controller",
+            "node.id": 1,
+            "listeners": f"PLAINTEXT://{self.bootstrap_servers},CONTROLLER://127.0.0.1:{address.controller_port}",
+            "advertised.listeners": f"PLAINTEXT://{self.bootstrap_servers}",
+            "controller.listener.names": "CONTROLLER",
+            "controller.quorum.voters": f"1@127.0.0.1:{address.controller_port}",
+            "log.dirs": self.folder / "data",
+            "auto.create.topics.enable": "false",
+            "offsets.topic.replication.factor": 1,
+            "offsets.topic.num.partitions": 1,
+            "transaction.state.log.replication.factor": 1,
+            "transaction.state.log.min.isr": 1,
+            "transaction.state.log.num.partitions": 1,
+            "group.initial.rebalance.delay.ms": 0,
+        }
+        lines = (f"{key}={value}\n" for key, value in settings.items())
+        (self.folder / "server.properties").write_text("".join(lines))
+        (self.folder / "log4j2.properties").write_text(_LOGGING)
+
+    def _format_storage(self, class_path: str) -> None:
+        if (self.folder / "data" / "meta.properties").exists():
+            return
+        storage = ("format", "-t", self._address.cluster_id, "-c", str(self.folder / "server.properties"))
+        command = [jars.find_java(), "-cp", class_path, "kafka.tools.StorageTool", *storage]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise FatalError("BROKER_STORAGE", f"{self.folder}/data was not formatted: {(done.stderr or done.stdout)[-500:]}")
+
+    def _launch(self, class_path: str) -> subprocess.Popen[bytes]:
+        logging = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
+        options = (HEAP, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=4", "-Djava.awt.headless=true", logging)
+        command = [jars.find_java(), *options, "-cp", class_path, "kafka.Kafka", str(self.folder / "server.properties")]
+        with (self.folder / "broker.log").open("ab") as log:
+            # A session of its own, so that Ctrl-C at the terminal reaches the broker only through its owner.
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=_die_with_parent()
+            )
+
+    def _wait_until_it_answers(self, deadline: float) -> None:
+        admin = self._admin()
+        while time.monotonic() < deadline and self.process_id is not None:
+            try:
+                if admin.list_topics(timeout=1).brokers:
+                    return
+            except KafkaException:
+                continue
+        tail = (self.folder / "broker.log").read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
+        state = "did not answer in time" if self.process_id is not None else "ended while starting"
+        raise RetriableError(
+            "BROKER_NOT_UP",
+            f"The broker of {self.folder} {state}. The end of its log:\n" + "\n".join(tail),
+            address=self.bootstrap_servers,
+        )
+
+    def _wait_for_topic(self, name: str, *, is_there: bool, timeout: float = 30.0) -> None:
+        admin, deadline = self._admin(), time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            topic = admin.list_topics(timeout=10).topics.get(name)
+            known = topic is not None and topic.error is None and all(p.leader >= 0 for p in topic.partitions.values())
+            if known == is_there:
+                return
+            time.sleep(0.05)
+        raise RetriableError("TOPIC_UNSETTLED", f"The broker has not settled topic {name} in {timeout:g} s.", topic=name)
+
+    def _admin(self) -> AdminClient:
+        # The client's own log would fill the screen with refused connections while the broker starts.
+        return AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0, "reconnect.backoff.max.ms": 250})
+
+
+def _class_path(progress: Callable[[str], None] | None) -> str:
+    return os.pathsep.join(str(jar) for jar in jars.resolve(jars.KAFKA_BROKER_JARS, progress, beside_spark=False))
+
+
+def _free_ports() -> tuple[int, int]:
+    """Two ports that nobody listens on; held together, so that they differ."""
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        return first.getsockname()[1], second.getsockname()[1]
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """On Linux the kernel kills the broker with us, even when we were killed; elsewhere `atexit` does what it can."""
+    if sys.platform != "linux":
+        return None
+    # Loaded here, because between fork and exec as little as possible may happen.
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
