@@ -102,9 +102,11 @@ def find_java() -> str:
     """
     home = os.environ.get("JAVA_HOME")
     java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
-    # On macOS there is a /usr/bin/java that only says that there is none.
-    if java and shutil.which(java) and subprocess.run([java, "-version"], capture_output=True, check=False).returncode == 0:
-        return java
+    if java and shutil.which(java):
+        # On macOS there is a /usr/bin/java that only says that there is none.
+        asked = subprocess.run([java, "-version"], capture_output=True, check=False)
+        if asked.returncode == 0:
+            return java
     where = f"JAVA_HOME is {home}, and no Java runs there." if home else "No Java is installed; Spark needs 17 or 21."
     raise ConfigurationError(
         "JAVA_MISSING",

@@ -7,14 +7,11 @@ The folder holds all there is: ``address.json`` (ports and cluster id, kept for 
 from __future__ import annotations
 
 import atexit
-import ctypes
 import fcntl
 import json
 import os
-import signal
 import socket
 import subprocess
-import sys
 import time
 import uuid
 from base64 import urlsafe_b64encode
@@ -22,7 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from streams import jars
 from streams.errors import FatalError, RetriableError
@@ -33,7 +31,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HEAP: Final = "-Xmx512m"
-_PR_SET_PDEATHSIG: Final = 1
+_LOCK_SECONDS: Final = 10.0
+# Ends the broker when the pipe from us breaks, so also when we are killed. (Linux's PR_SET_PDEATHSIG would do it when
+# the thread that started the broker ends, and needs code between fork and exec, which is unsafe beside threads.)
+_WATCHER: Final = 'read -r _; kill -KILL "$1"'
 _LOG_LINES_SHOWN: Final = 12
 
 _LOGGING = """\
@@ -79,6 +80,7 @@ class Broker:
         folder.mkdir(parents=True, exist_ok=True)
         self._address = _Address.kept_in(folder)
         self._process: subprocess.Popen[bytes] | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
         self._lock: TextIOWrapper | None = None
 
     @property
@@ -109,8 +111,7 @@ class Broker:
         try:
             self._write_configuration()
             self._format_storage(class_path)
-            self._process = self._launch(class_path)
-            atexit.register(self.kill)
+            self._launch(class_path)
             self._wait_until_it_answers(time.monotonic() + timeout)
         except BaseException:
             self.kill()
@@ -129,6 +130,11 @@ class Broker:
     def kill(self) -> None:
         """End the broker at once (SIGKILL), as a power cut would."""
         atexit.unregister(self.kill)
+        # The watcher goes first: once the broker is waited for, its process id may be someone else's.
+        if self._watcher is not None:
+            self._watcher.kill()
+            self._watcher.communicate()
+            self._watcher = None
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -145,7 +151,8 @@ class Broker:
         """
         topic = NewTopic(name, partitions, 1, config=dict(config or {}))
         try:
-            self._admin().create_topics([topic], operation_timeout=30)[name].result(30)
+            admin = self._admin()
+            admin.create_topics([topic], operation_timeout=30)[name].result(30)
         except KafkaException as error:
             raise RetriableError("TOPIC_NOT_MADE", f"Topic {name} was not made: {error}.", topic=name) from error
         self._wait_for_topic(name, is_there=True)
@@ -157,7 +164,8 @@ class Broker:
             RetriableError: ``TOPIC_NOT_DELETED``, there is none of that name, or the broker does not answer.
         """
         try:
-            self._admin().delete_topics([name], operation_timeout=30)[name].result(30)
+            admin = self._admin()
+            admin.delete_topics([name], operation_timeout=30)[name].result(30)
         except KafkaException as error:
             raise RetriableError("TOPIC_NOT_DELETED", f"Topic {name} was not deleted: {error}.", topic=name) from error
         self._wait_for_topic(name, is_there=False)
@@ -170,13 +178,20 @@ class Broker:
         self.stop()
 
     def _hold_folder(self) -> None:
-        self._lock = (self.folder / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            self._lock = None
-            raise FatalError("BROKER_IN_USE", f"Another process runs the broker of {self.folder}.") from error
+        """Lock the folder. The broker inherits the lock, so it lasts as long as either of us lives."""
+        lock, deadline = (self.folder / "lock").open("w"), time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                # A killed process's broker is gone within moments; wait for that.
+                if time.monotonic() > deadline:
+                    lock.close()
+                    raise FatalError("BROKER_IN_USE", f"Another process runs the broker of {self.folder}.") from error
+                time.sleep(0.05)
+            else:
+                self._lock = lock
+                return
 
     def _write_configuration(self) -> None:
         address = self._address
@@ -207,17 +222,32 @@ class Broker:
         command = [jars.find_java(), "-cp", class_path, "kafka.tools.StorageTool", *storage]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise FatalError("BROKER_STORAGE", f"{self.folder}/data was not formatted: {(done.stderr or done.stdout)[-500:]}")
+            told = (done.stderr or done.stdout)[-500:]
+            raise FatalError("BROKER_STORAGE", f"{self.folder / 'data'} could not be formatted: {told}")
 
-    def _launch(self, class_path: str) -> subprocess.Popen[bytes]:
+    def _launch(self, class_path: str) -> None:
+        assert self._lock is not None
         logging = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
-        options = (HEAP, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=4", "-Djava.awt.headless=true", logging)
+        options = (HEAP, "-XX:+UseSerialGC", "-Djava.awt.headless=true", logging)
         command = [jars.find_java(), *options, "-cp", class_path, "kafka.Kafka", str(self.folder / "server.properties")]
         with (self.folder / "broker.log").open("ab") as log:
-            # A session of its own, so that Ctrl-C at the terminal reaches the broker only through its owner.
-            return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=_die_with_parent()
+            # Sessions of their own, so that Ctrl-C at the terminal reaches the broker only through its owner.
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=(self._lock.fileno(),),
             )
+        self._watcher = subprocess.Popen(
+            ["/bin/sh", "-c", _WATCHER, "sh", str(self._process.pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        atexit.register(self.kill)
 
     def _wait_until_it_answers(self, deadline: float) -> None:
         admin = self._admin()
@@ -247,7 +277,9 @@ class Broker:
 
     def _admin(self) -> AdminClient:
         # The client's own log would fill the screen with refused connections while the broker starts.
-        return AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0, "reconnect.backoff.max.ms": 250})
+        return AdminClient(
+            {"bootstrap.servers": self.bootstrap_servers, "log_level": 0, "reconnect.backoff.max.ms": 250}
+        )
 
 
 def _class_path(progress: Callable[[str], None] | None) -> str:
@@ -261,11 +293,3 @@ def _free_ports() -> tuple[int, int]:
         second.bind(("127.0.0.1", 0))
         return first.getsockname()[1], second.getsockname()[1]
 
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """On Linux the kernel kills the broker with us, even when we were killed; elsewhere `atexit` does what it can."""
-    if sys.platform != "linux":
-        return None
-    # Loaded here, because between fork and exec as little as possible may happen.
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
+from streams.storage import Storage
+
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
@@ -61,6 +63,10 @@ class DeltaChanges(_DeltaSource):
         return reader.load(self.path).where(F.col("_change_type") != "update_preimage")
 
 
+# For each lane: the version up to which its log was looked at, and the newest one in it that settled rows.
+_settled: dict[str, tuple[int, int]] = {}
+
+
 @dataclass(frozen=True)
 class LaneReplays(_DeltaSource):
     """The rows of an error lane that someone has sent back into one flow.
@@ -70,6 +76,17 @@ class LaneReplays(_DeltaSource):
     """
 
     flow: str
+
+    def position(self, spark: SparkSession) -> Any:  # noqa: ANN401
+        """The newest version that settled rows. Those that add rows, the flow's own among them, are no reason to run."""
+        newest, storage = table_version(spark, self.path), Storage(spark)
+        known, settled = _settled.get(self.path, (-1, -1))
+        for version in range(newest, known, -1):
+            if '"operation":"UPDATE"' in (storage.read(f"{self.path}/_delta_log/{version:020d}.json") or ""):
+                settled = version
+                break
+        _settled[self.path] = (newest, settled)
+        return settled
 
     def stream(self, spark: SparkSession, limits: FlowSettings, checkpoint: Checkpoint) -> DataFrame:
         """The lane's columns."""

@@ -86,6 +86,13 @@ class Supervisor:
         """The last error of each flow that is not well."""
         return {name: tended.error for name, tended in self._tended.items() if tended.error}
 
+    def is_idle(self) -> bool:
+        """Whether every flow has been through all that its sources have now."""
+        return all(
+            tended.state is State.WAITING and tended.flow.position(self._service.spark) == tended.seen
+            for tended in self._tended.values()
+        )
+
     def wait(self, seconds: float) -> None:
         """Sleep until a flow has done something, or the time is over."""
         with self._wake:
