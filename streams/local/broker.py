@@ -273,7 +273,8 @@ class Broker:
             if known == is_there:
                 return
             time.sleep(0.05)
-        raise RetriableError("TOPIC_UNSETTLED", f"The broker has not settled topic {name} in {timeout:g} s.", topic=name)
+        message = f"The broker has not settled topic {name} in {timeout:g} s."
+        raise RetriableError("TOPIC_UNSETTLED", message, topic=name)
 
     def _admin(self) -> AdminClient:
         # The client's own log would fill the screen with refused connections while the broker starts.
@@ -292,4 +293,3 @@ def _free_ports() -> tuple[int, int]:
         first.bind(("127.0.0.1", 0))
         second.bind(("127.0.0.1", 0))
         return first.getsockname()[1], second.getsockname()[1]
-

@@ -200,7 +200,7 @@ def _rate_files(chance: random.Random) -> Iterator[tuple[RateFile, list[str]]]:
         content = _form(records, number)
         yield RateFile(arrival, f"rates-{day}.json", content, kind), codes
         if chance.random() < 0.03:
-            yield RateFile(arrival + dt.timedelta(days=1), f"rates-{day}-copy.json", content, "rate file, repeated"), []
+            yield RateFile(arrival + dt.timedelta(days=1), f"rates-{day}-copy.json", content, "rate file, repeated"), codes
         if chance.random() < 0.03:
             yield RateFile(arrival, f"rates-{day}-part.json", content[: len(content) * 2 // 3].rstrip(b"\n}"), "rate file, half written"), ["not_json"]
 

@@ -1,0 +1,41 @@
+"""The replay into the Kafka that users run in a container; skipped where there is no container engine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from streams.local.producer import send_messages
+from streams.local.replay import plan_replay
+from tests.stack.reading import read_topic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def container_servers() -> Iterator[str]:
+    docker = pytest.importorskip("docker", reason="the Python package of the container engine is not installed")
+    try:
+        client = docker.from_env()
+        client.ping()
+        client.close()
+    except docker.errors.DockerException as error:
+        pytest.skip(f"no container engine answers: {error}")
+    from testcontainers.kafka import KafkaContainer
+
+    with KafkaContainer("confluentinc/cp-kafka:7.9.1").with_kraft() as container:
+        yield container.get_bootstrap_server()
+
+
+def test_container_holds_what_the_plan_says(container_servers: str, topic: str) -> None:
+    messages = plan_replay(seed=3, limit=200).messages
+    admin = AdminClient({"bootstrap.servers": container_servers})
+    admin.create_topics([NewTopic(topic, 3, 1)])[topic].result(60)
+    send_messages(messages, container_servers, topic)
+    held = read_topic(container_servers, topic)
+    assert Counter((one.key, one.value) for one in held) == Counter((sent.key, sent.value) for sent in messages)
