@@ -45,7 +45,7 @@ class Checkpoint:
         begun, done = self._newest("offsets"), self._newest("commits")
         return begun if begun is not None and begun != done else None
 
-    def committed_offsets(self, source: int) -> Any | None:  # noqa: ANN401 - each source has its own shape
+    def committed_offsets(self, source: int) -> Any | None:
         """Where a source (by its place in the query) stood after the newest finished batch; None before that."""
         newest = self._newest("commits")
         text = None if newest is None else self.storage.read(f"{self.path}/offsets/{newest}")

@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +18,7 @@ from streams.errors import ConfigurationError, StreamsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from streams.jobs import JobResult
     from streams.settings import Settings
@@ -62,12 +62,19 @@ def jobs(as_json: AsJson = False) -> None:
     """
     from streams.jobs import JOB_MAP
 
-    rows = [{"job": job.name, "does": job.does, "runs": list(job.flows) or [f"gate {job.gate}"]} for job in JOB_MAP.values()]
+    rows = [
+        {"job": job.name, "does": job.does, "runs": list(job.flows) or [f"gate {job.gate}"]} for job in JOB_MAP.values()
+    ]
     _show(rows, as_json)
 
 
 @app.command()
-def flows(env: Env = "dev", config: Config = None, as_json: AsJson = False, draw: Annotated[bool, typer.Option("--draw", help="A picture of how they hang together.")] = False) -> None:
+def flows(
+    env: Env = "dev",
+    config: Config = None,
+    as_json: AsJson = False,
+    draw: Annotated[bool, typer.Option("--draw", help="A picture of how they hang together.")] = False,
+) -> None:
     """List the flows: what each reads and what a failed check does to it.
 
     Example: `streams flows --draw`
@@ -80,11 +87,21 @@ def flows(env: Env = "dev", config: Config = None, as_json: AsJson = False, draw
 
         out.print(picture(declared.values()), highlight=False)
         return
-    _show([{"flow": flow.name, "reads": list(flow.reads), "kind": type(flow.processor).__name__.lower()} for flow in declared.values()], as_json)
+    _show(
+        [
+            {"flow": flow.name, "reads": list(flow.reads), "kind": type(flow.processor).__name__.lower()}
+            for flow in declared.values()
+        ],
+        as_json,
+    )
 
 
 @app.command()
-def validate(env: Annotated[str | None, typer.Option("--env", help="Only this one.")] = None, config: Config = None, as_json: AsJson = False) -> None:
+def validate(
+    env: Annotated[str | None, typer.Option("--env", help="Only this one.")] = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
     """Check configuration, contracts, check files and flows against each other, without Spark.
 
     Example: `streams validate --env prod`
@@ -121,7 +138,9 @@ def run(
         result = run_job(job, service)
         _show_result(result, as_json)
         if service.draining.is_set():
-            raise StreamsError("JOB_INTERRUPTED", f"{job} was asked to stop and may not be through; run it again to go on.")
+            raise StreamsError(
+                "JOB_INTERRUPTED", f"{job} was asked to stop and may not be through; run it again to go on."
+            )
     if not result.has_passed:
         raise typer.Exit(1)
 
@@ -141,13 +160,18 @@ def up(env: Env = "dev", config: Config = None) -> None:
         err.print(f"{len(supervisor.states())} flows are up. Ctrl-C lets them end.", highlight=False)
         service.draining.wait()
         if not supervisor.drain(service.settings.drain_seconds):
-            raise StreamsError("DRAIN_TOO_SLOW", f"Some flows did not end within {service.settings.drain_seconds:g} s; they go on from their checkpoints.")
+            raise StreamsError(
+                "DRAIN_TOO_SLOW",
+                f"Some flows did not end within {service.settings.drain_seconds:g} s; they go on at the next start.",
+            )
 
 
 @app.command()
 def resume(
     flow: Annotated[str, typer.Argument(help="One of `streams flows`.")],
-    accept_loss: Annotated[bool, typer.Option("--accept-loss", help="Go on although what was lost can't be read any more.")] = False,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Go on although what was lost can't be read any more.")
+    ] = False,
     env: Env = "dev",
     config: Config = None,
 ) -> None:
@@ -161,18 +185,24 @@ def resume(
     from streams.supervisor.resume import resume_after_loss
 
     if not accept_loss:
-        raise ConfigurationError("LOSS_NOT_ACCEPTED", f"{flow} is only resumed past a loss when you say so.", way_out="Add --accept-loss.")
+        raise ConfigurationError(
+            "LOSS_NOT_ACCEPTED", f"{flow} is only resumed past a loss when you say so.", way_out="Add --accept-loss."
+        )
     settings = _settings(env, config)
     declared = all_flows(settings)
     if flow not in declared:
-        raise ConfigurationError("FLOW_UNKNOWN", f"There is no flow {flow!r}.", way_out=f"The flows are: {', '.join(declared)}.")
+        raise ConfigurationError(
+            "FLOW_UNKNOWN", f"There is no flow {flow!r}.", way_out=f"The flows are: {', '.join(declared)}."
+        )
     with _service(env, config) as service:
         out.print(f"{flow} goes on from {resume_after_loss(declared[flow], service)}.", highlight=False)
 
 
 @app.command()
 def demo(
-    orders: Annotated[int | None, typer.Option("--orders", help="Replay only so many of the 69,659 orders.", min=1)] = None,
+    orders: Annotated[
+        int | None, typer.Option("--orders", help="Replay only so many of the 69,659 orders.", min=1)
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Which dirt: the same seed gives the same.")] = 7,
     keep: Annotated[bool, typer.Option("--keep", help="Keep what an earlier demo left, and go on with it.")] = False,
 ) -> None:
@@ -215,7 +245,9 @@ def errors_list(
 @errors_app.command("show")
 def errors_show(
     error_id: Annotated[str, typer.Argument(help="Its id, or how it begins.")],
-    reveal: Annotated[bool, typer.Option("--reveal", help="Show the row as it came. It may hold personal data.")] = False,
+    reveal: Annotated[
+        bool, typer.Option("--reveal", help="Show the row as it came. It may hold personal data.")
+    ] = False,
     env: Env = "dev",
     config: Config = None,
     as_json: AsJson = False,
@@ -248,7 +280,12 @@ def errors_show(
 def errors_replay(
     ids: Annotated[list[str] | None, typer.Argument(help="Ids, or how they begin.")] = None,
     flow: Annotated[str | None, typer.Option("--flow", help="All that wait of this flow.")] = None,
-    payload_file: Annotated[Path | None, typer.Option("--payload-file", help="The mended row, in place of what came (one id).", exists=True, dir_okay=False)] = None,
+    payload_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--payload-file", help="The mended row, in place of what came (one id).", exists=True, dir_okay=False
+        ),
+    ] = None,
     note: Annotated[str | None, typer.Option("--note", help="Why; kept with the row.")] = None,
     env: Env = "dev",
     config: Config = None,
@@ -280,19 +317,31 @@ def errors_discard(
 
 
 def _settle(
-    status: str, ids: list[str] | None, flow: str | None, note: str | None, env: str, config: str | None, payload: bytes | None = None
+    status: str,
+    ids: list[str] | None,
+    flow: str | None,
+    note: str | None,
+    env: str,
+    config: str | None,
+    payload: bytes | None = None,
 ) -> None:
     from streams.quality.error_lane import find_row, settle
 
     if not ids and flow is None:
-        raise ConfigurationError("CALL_INCOMPLETE", "Which rows?", way_out="Give ids, or --flow for all that wait of a flow.")
+        raise ConfigurationError(
+            "CALL_INCOMPLETE", "Which rows?", way_out="Give ids, or --flow for all that wait of a flow."
+        )
     with _service(env, config) as service:
         lanes = service.lake.lanes
         whole = [find_row(service.spark, lanes, start)["error_id"] for start in ids or []] or None
-        count = sum(settle(service.spark, lane, status, ids=whole, flow=flow, note=note, payload=payload) for lane in lanes)
+        count = sum(
+            settle(service.spark, lane, status, ids=whole, flow=flow, note=note, payload=payload) for lane in lanes
+        )
     out.print(f"{count} {'row' if count == 1 else 'rows'} {status}.", highlight=False)
     if status == "replayed" and count:
-        out.print("The flow takes them with its next batch: at once under `streams up`, else with its job.", highlight=False)
+        out.print(
+            "The flow takes them with its next batch: at once under `streams up`, else with its job.", highlight=False
+        )
 
 
 def _settings(env: str, config: str | None) -> Settings:
@@ -334,17 +383,27 @@ def _show_result(result: JobResult, as_json: bool) -> None:
     if result.gate is not None:
         from streams.quality.gates import rows
 
-        _show([dict(zip(("table", "check", "outcome", "value"), row, strict=True)) for row in rows(result.gate)], as_json)
+        _show(
+            [dict(zip(("table", "check", "outcome", "value"), row, strict=True)) for row in rows(result.gate)], as_json
+        )
         if result.gate.failed and not as_json:
             out.print(f"[bold red]failed[/]: {_escape(', '.join(result.gate.failed))}", highlight=False, soft_wrap=True)
         return
     counted = ("rows_read", "rows_written", "rows_duplicate", "rows_stale", "rows_error")
-    _show([{"flow": run.flow, "batches": len(run.audits)} | {name: run.total(name) for name in counted} for run in result.runs], as_json)
+    _show(
+        [
+            {"flow": run.flow, "batches": len(run.audits)} | {name: run.total(name) for name in counted}
+            for run in result.runs
+        ],
+        as_json,
+    )
 
 
-def _lane_line(row: Any) -> dict[str, Any]:  # noqa: ANN401 - a Spark row
+def _lane_line(row: Any) -> dict[str, Any]:
     where = [str(row[name]) for name in ("source", "partition", "offset") if row[name] is not None]
-    why = "; ".join(" ".join(part for part in (v["code"], v["column"], v["value"]) if part) for v in row["violations"] or ())
+    why = "; ".join(
+        " ".join(part for part in (v["code"], v["column"], v["value"]) if part) for v in row["violations"] or ()
+    )
     return {
         "id": row["error_id"],
         "recorded_at": f"{row['recorded_at']:%Y-%m-%d %H:%M:%S}",
@@ -365,7 +424,9 @@ def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for name, value in rows[0].items():
-        table.add_column(name.replace("_", " "), justify="right" if isinstance(value, int | float) else "left", overflow="fold")
+        table.add_column(
+            name.replace("_", " "), justify="right" if isinstance(value, int | float) else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     out.print(table)

@@ -71,7 +71,9 @@ def job_named(name: str) -> Job:
         ConfigurationError: ``JOB_UNKNOWN``.
     """
     if name not in JOB_MAP:
-        raise ConfigurationError("JOB_UNKNOWN", f"There is no job {name!r}.", way_out=f"The jobs are: {', '.join(JOB_MAP)}.")
+        raise ConfigurationError(
+            "JOB_UNKNOWN", f"There is no job {name!r}.", way_out=f"The jobs are: {', '.join(JOB_MAP)}."
+        )
     return JOB_MAP[name]
 
 

@@ -210,16 +210,20 @@ class Upsert:
 
     def _breach(self, batch: MicroBatch, breaches: list[CheckResult]) -> Exception:
         assert self.checks is not None
-        names = "; ".join(f"{check.check} (found {check.value:g})" if check.value is not None else check.check for check in breaches)
+        names = "; ".join(
+            f"{check.check} (found {check.value:g})" if check.value is not None else check.check for check in breaches
+        )
         message = f"Batch {batch.identity.batch_id} of {batch.identity.flow} fails: {names}."
         if self.checks.on_breach == "hold":
-            way_out = "The batch is held and tried again; nothing of it is merged. Mend its rows upstream, or the check."
+            way_out = (
+                "The batch is held and tried again; nothing of it is merged. Mend its rows upstream, or the check."
+            )
             return BatchHeldError("BATCH_HELD", message, way_out=way_out, checks=[c.check for c in breaches])
-        return FatalError("BATCH_REFUSED", message, way_out="Mend its rows upstream, or the check, and start the flow again.")
+        return FatalError(
+            "BATCH_REFUSED", message, way_out="Mend its rows upstream, or the check, and start the flow again."
+        )
 
-    def _part(
-        self, batch: MicroBatch, rows: DataFrame, scanned: ScanResult | None
-    ) -> tuple[DataFrame, Commit | None]:
+    def _part(self, batch: MicroBatch, rows: DataFrame, scanned: ScanResult | None) -> tuple[DataFrame, Commit | None]:
         """Send the rows that a row-level check names to the lane; the others go on."""
         named = [check for check in (scanned.failed if scanned else ()) if check.row_condition]
         if not named:
@@ -229,7 +233,9 @@ class Upsert:
             F.when(F.expr(str(check.row_condition)), F.struct(F.lit("check"), F.lit(check.column), F.lit(check.check)))
             for check in named
         ]
-        judged = rows.withColumn("_violations", F.filter(F.array(*violations), lambda v: v.isNotNull()).cast(VIOLATIONS))
+        judged = rows.withColumn(
+            "_violations", F.filter(F.array(*violations), lambda v: v.isNotNull()).cast(VIOLATIONS)
+        )
         business = [F.col(name) for name in rows.columns]
         bad = judged.where(F.size("_violations") > 0).select(
             "_violations",
@@ -250,7 +256,11 @@ class Upsert:
         unmoved = source - written
         same = 0
         if unmoved:
-            same = count_same(rows, self.table, commit.version, self.ranking) - written if self.ranking.sequence else unmoved
+            same = (
+                count_same(rows, self.table, commit.version, self.ranking) - written
+                if self.ranking.sequence
+                else unmoved
+            )
         return RowCounts(
             rows_read=facts["rows_read"],
             rows_written=written,
@@ -265,7 +275,9 @@ class Upsert:
         written = commit.rows("numTargetRowsInserted") + commit.rows("numTargetRowsUpdated")
         kept = facts["rows_duplicate"] + facts["rows_stale"] + facts["rows_error"]
         # Which of the rows left alone were repeats and which were stale is no longer told apart.
-        counts = RowCounts(**facts | {"rows_written": written, "rows_stale": facts["rows_stale"] + facts["rows_read"] - kept - written})
+        counts = RowCounts(
+            **facts | {"rows_written": written, "rows_stale": facts["rows_stale"] + facts["rows_read"] - kept - written}
+        )
         return Outcome(counts, {self.table: commit.version})
 
 
@@ -308,7 +320,10 @@ def process(processor: Processor, batch: MicroBatch, audit_table: str, results_r
 def _write_results(batch: MicroBatch, audit: BatchAudit, results_root: str) -> None:
     if not audit.checks:
         return
-    layer, name = batch.identity.flow.partition(".")[0], f"{batch.identity.checkpoint_id}-{batch.identity.batch_id}.json"
+    layer, name = (
+        batch.identity.flow.partition(".")[0],
+        f"{batch.identity.checkpoint_id}-{batch.identity.batch_id}.json",
+    )
     results = batch.identity.as_dict() | {"run_id": batch.run_id, "finished_at": audit.finished_at.isoformat()}
     text = json.dumps(results | {"checks": [vars(check) for check in audit.checks]}, indent=2)
     Storage(batch.spark).write(f"{results_root}/{layer}/batches/{batch.identity.flow}/{name}", text)

@@ -34,7 +34,8 @@ class SecretReference:
         if self.scheme not in SCHEMES or not self.name:
             # Not a word of what was given: it may be the secret itself.
             raise PydanticCustomError(
-                "secret_not_a_reference", "a secret is given by reference: env:NAME, aws-secretsmanager:id or file:/path"
+                "secret_not_a_reference",
+                "a secret is given by reference: env:NAME, aws-secretsmanager:id or file:/path",
             )
 
     def __repr__(self) -> str:
@@ -54,10 +55,15 @@ class SecretReference:
         Raises:
             ConfigurationError: ``SECRET_MISSING``.
         """
-        value = {"env": self._from_environment, "file": self._from_file, "aws-secretsmanager": self._from_aws}[self.scheme]()
+        value = {"env": self._from_environment, "file": self._from_file, "aws-secretsmanager": self._from_aws}[
+            self.scheme
+        ]()
         if not value:
             raise ConfigurationError(
-                "SECRET_MISSING", f"There is no secret at {self}.", way_out="Put it there, or change the reference.", reference=str(self)
+                "SECRET_MISSING",
+                f"There is no secret at {self}.",
+                way_out="Put it there, or change the reference.",
+                reference=str(self),
             )
         _resolved.add(value)
         return value
@@ -80,10 +86,10 @@ class SecretReference:
             raise ConfigurationError(
                 "SECRET_MISSING", f"The secret at {self} can't be read: {type(error).__name__}.", reference=str(self)
             ) from error
-        return json.loads(value).get(key) if key and value else value
+        return str(json.loads(value)[key]) if key and value else str(value)
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:  # noqa: ANN401
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         def read(value: object) -> SecretReference:
             return value if isinstance(value, cls) else cls(str(value))
 

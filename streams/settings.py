@@ -15,10 +15,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from streams.errors import ConfigurationError
-from streams.secrets import SecretReference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from streams.secrets import SecretReference
 
 PROJECT: Final = Path(__file__).resolve().parents[1]
 CONFIGURATION_FOLDER: Final = PROJECT / "checkpoints_config"
@@ -55,7 +56,10 @@ class KafkaSettings(_Model):
 
     def client_options(self) -> dict[str, Any]:
         """For confluent-kafka."""
-        options: dict[str, Any] = {"bootstrap.servers": self.bootstrap_servers, "security.protocol": self.security_protocol}
+        options: dict[str, Any] = {
+            "bootstrap.servers": self.bootstrap_servers,
+            "security.protocol": self.security_protocol,
+        }
         if self.ssl_ca_location:
             options["ssl.ca.location"] = self.ssl_ca_location
         if self.security_protocol.startswith("SASL"):
@@ -148,7 +152,9 @@ class Settings(_Model):
         return self.flow_defaults.model_copy(update=own.model_dump(exclude_unset=True)) if own else self.flow_defaults
 
 
-def load_settings(env: str | None, config: str | None, environ: Mapping[str, str], *, check_secrets: bool = True) -> Settings:
+def load_settings(
+    env: str | None, config: str | None, environ: Mapping[str, str], *, check_secrets: bool = True
+) -> Settings:
     """Read ``checkpoints_config/{env}.yaml``, or the file that `config` names, and the environment's overrides.
 
     Args:
@@ -168,7 +174,10 @@ def load_settings(env: str | None, config: str | None, environ: Mapping[str, str
     except ValidationError as error:
         problems = [_problem(found) for found in error.errors(include_url=False, include_input=False)]
         raise ConfigurationError(
-            "SETTINGS_INVALID", f"{place}: {'; '.join(text for _, text in problems)}.", file=place, keys=[key for key, _ in problems]
+            "SETTINGS_INVALID",
+            f"{place}: {'; '.join(text for _, text in problems)}.",
+            file=place,
+            keys=[key for key, _ in problems],
         ) from None  # the original holds the input, which may be a secret
     settings = _with_absolute_paths(settings)
     if check_secrets and settings.kafka.sasl_password is not None:
@@ -182,7 +191,9 @@ def _read(place: str) -> str:
     file = Path(place)
     if not file.is_file():
         known = ", ".join(sorted(found.stem for found in CONFIGURATION_FOLDER.glob("*.yaml")))
-        raise ConfigurationError("SETTINGS_FILE_MISSING", f"There is no configuration {place}.", way_out=f"--env knows: {known}.", file=place)
+        raise ConfigurationError(
+            "SETTINGS_FILE_MISSING", f"There is no configuration {place}.", way_out=f"--env knows: {known}.", file=place
+        )
     return file.read_text(encoding="utf-8")
 
 
@@ -192,9 +203,11 @@ def _read_s3(place: str) -> str:
 
     bucket, _, key = place.split("://", 1)[1].partition("/")
     try:
-        return boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read().decode()
+        return str(boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read(), "utf-8")
     except (BotoCoreError, ClientError) as error:
-        raise ConfigurationError("SETTINGS_FILE_MISSING", f"The configuration {place} can't be read: {error}.", file=place) from error
+        raise ConfigurationError(
+            "SETTINGS_FILE_MISSING", f"The configuration {place} can't be read: {error}.", file=place
+        ) from error
 
 
 def _parse(place: str, text: str) -> dict[str, Any]:
@@ -208,7 +221,7 @@ def _parse(place: str, text: str) -> dict[str, Any]:
 
 
 def _overridden(said: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """A flow's name has a dot, which no variable's name can have: ``STREAMS__FLOWS__SILVER.ORDERS__…`` is not offered."""
+    # A flow's name has a dot, which the name of no variable can have: `flows` is set in the file only.
     for name, value in environ.items():
         if name.startswith(_PREFIX):
             *parents, last = name.removeprefix(_PREFIX).lower().split("__")
@@ -219,11 +232,13 @@ def _overridden(said: dict[str, Any], environ: Mapping[str, str]) -> dict[str, A
     return said
 
 
-def _problem(error: Any) -> tuple[str, str]:  # noqa: ANN401 - pydantic's ErrorDetails
+def _problem(error: Any) -> tuple[str, str]:
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] != "extra_forbidden":
         return path, f"{path}: {error['msg']}"
-    near = difflib.get_close_matches(str(error["loc"][-1]), list(_known_keys(Settings, error["loc"][:-1])), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(
+        str(error["loc"][-1]), list(_known_keys(Settings, error["loc"][:-1])), n=1, cutoff=0.5
+    )
     return path, f"{path}: no such key" + (f"; did you mean {near[0]!r}?" if near else "")
 
 

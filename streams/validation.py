@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,8 +13,8 @@ from streams.flows import all_flows
 from streams.flows.checks import check_file
 from streams.jobs import JOB_MAP
 from streams.micro_batch import Upsert
+from streams.quality.check_files import validate_checks
 from streams.quality.contract import load_contracts
-from streams.quality.soda_scan import validate_checks
 from streams.settings import CONFIGURATION_FOLDER, load_settings
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def validate_project(env: str | None, config: str | None) -> list[Finding]:
     settings = None
     for name in names:
         # Whether a secret is there is asked where it is used; here another environment's are not at hand.
-        finding, loaded = _attempt(f"configuration {config or name}", lambda n=name: load_settings(n, config, os.environ, check_secrets=False))  # type: ignore[misc]
+        load = partial(load_settings, name, config, os.environ, check_secrets=False)
+        finding, loaded = _attempt(f"configuration {config or name}", load)
         findings.append(finding)
         settings = settings or loaded
     if settings is not None:
@@ -54,7 +56,9 @@ def _shared(settings: Settings) -> Iterator[Finding]:
     yield contracts
     for file in sorted((root / "soda").glob("*/*.yml")):
         problems = validate_checks(file)
-        yield Finding(f"checks {file.relative_to(root)}", "; ".join(problems) or None, "CHECKS_INVALID" if problems else None)
+        yield Finding(
+            f"checks {file.relative_to(root)}", "; ".join(problems) or None, "CHECKS_INVALID" if problems else None
+        )
     flows_finding, flows = _attempt("flows", lambda: all_flows(settings))
     yield flows_finding
     if flows is None:
@@ -64,7 +68,11 @@ def _shared(settings: Settings) -> Iterator[Finding]:
             yield Finding(f"checks of {flow.name}", f"there is no {check_file(flow.name, settings)}", "CHECKS_MISSING")
     for name in settings.flows:
         if name not in flows:
-            yield Finding(f"configuration flows.{name}", f"there is no such flow; the flows are {', '.join(flows)}", "FLOW_UNKNOWN")
+            yield Finding(
+                f"configuration flows.{name}",
+                f"there is no such flow; the flows are {', '.join(flows)}",
+                "FLOW_UNKNOWN",
+            )
     in_jobs = {flow for job in JOB_MAP.values() for flow in job.flows}
     for lost in sorted(set(flows) ^ in_jobs):
         yield Finding(f"job of {lost}", "a flow without a job, or a job of no flow", "JOB_UNKNOWN")

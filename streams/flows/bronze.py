@@ -44,7 +44,9 @@ def order_events(settings: Settings, lake: Lake, contract: Contract) -> Flow:
     # Columns added later stand at the end, and messages written before lack them.
     least = max((place + 1 for place, always in enumerate(added) if always), default=len(added))
     records = CsvRecords(tuple(column.name for column in contract.columns), least)
-    return _ingest(name, lake, contract, KafkaSource(name, topic, settings.kafka), records, f"topic {topic}", key="order_id")
+    return _ingest(
+        name, lake, contract, KafkaSource(name, topic, settings.kafka), records, f"topic {topic}", key="order_id"
+    )
 
 
 def fx_rates(settings: Settings, lake: Lake, contract: Contract) -> Flow:

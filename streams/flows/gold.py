@@ -52,7 +52,11 @@ def fact_orders(settings: Settings, lake: Lake, contracts: dict[str, Contract]) 
             lane=lane,
             ranking=Ranking(("order_id",), (), tuple(FACT_ORDERS.names)),
             candidates=partial(
-                _orders_to_make, events=events, rates=rates, facts=lake.table(name), currency=settings.reporting_currency
+                _orders_to_make,
+                events=events,
+                rates=rates,
+                facts=lake.table(name),
+                currency=settings.reporting_currency,
             ),
             checks=checks_of(name, settings),
         ),

@@ -15,6 +15,7 @@ import subprocess
 import time
 import uuid
 from base64 import urlsafe_b64encode
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HEAP: Final = "-Xmx512m"
-_LOCK_SECONDS: Final = 10.0
+_LOCK_SECONDS: Final = 3.0
 # Ends the broker when the pipe from us breaks, so also when we are killed. (Linux's PR_SET_PDEATHSIG would do it when
 # the thread that started the broker ends, and needs code between fork and exec, which is unsafe beside threads.)
 _WATCHER: Final = 'read -r _; kill -KILL "$1"'
@@ -91,7 +92,7 @@ class Broker:
     @property
     def process_id(self) -> int | None:
         """The Java process, while it runs."""
-        return self._process.pid if self._process and self._process.poll() is None else None
+        return self._process.pid if self._process and self._is_running() else None
 
     def start(self, timeout: float = 60.0) -> None:
         """Start, and return when the broker answers; nothing happens when it runs already.
@@ -104,7 +105,7 @@ class Broker:
             FatalError: ``BROKER_IN_USE``, another process runs a broker on this folder.
             RetriableError: ``BROKER_NOT_UP``, with the last lines of its log.
         """
-        if self.process_id is not None:
+        if self._is_running():
             return
         class_path = _class_path(self._progress)
         self._hold_folder()
@@ -121,10 +122,8 @@ class Broker:
         """Ask the broker to end and wait for it; after ``timeout`` seconds it is killed."""
         if self._process is not None:
             self._process.terminate()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                pass
         self.kill()
 
     def kill(self) -> None:
@@ -177,6 +176,9 @@ class Broker:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def _is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def _hold_folder(self) -> None:
         """Lock the folder. The broker inherits the lock, so it lasts as long as either of us lives."""
         lock, deadline = (self.folder / "lock").open("w"), time.monotonic() + _LOCK_SECONDS
@@ -210,6 +212,9 @@ class Broker:
             "transaction.state.log.min.isr": 1,
             "transaction.state.log.num.partitions": 1,
             "group.initial.rebalance.delay.ms": 0,
+            # A killed broker is let in again only when its old session is over: 9 seconds by default.
+            "broker.session.timeout.ms": 4000,
+            "broker.heartbeat.interval.ms": 1000,
         }
         lines = (f"{key}={value}\n" for key, value in settings.items())
         (self.folder / "server.properties").write_text("".join(lines))
@@ -218,7 +223,9 @@ class Broker:
     def _format_storage(self, class_path: str) -> None:
         if (self.folder / "data" / "meta.properties").exists():
             return
-        storage = ("format", "-t", self._address.cluster_id, "-c", str(self.folder / "server.properties"))
+        # With "=", because an id may begin with a dash.
+        cluster = f"--cluster-id={self._address.cluster_id}"
+        storage = ("format", cluster, "--config", str(self.folder / "server.properties"))
         command = [jars.find_java(), "-cp", class_path, "kafka.tools.StorageTool", *storage]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -251,14 +258,16 @@ class Broker:
 
     def _wait_until_it_answers(self, deadline: float) -> None:
         admin = self._admin()
-        while time.monotonic() < deadline and self.process_id is not None:
+        while time.monotonic() < deadline and self._is_running():
             try:
-                if admin.list_topics(timeout=1).brokers:
+                # Something else may answer on our port, another broker even.
+                if admin.list_topics(timeout=1).cluster_id == self._address.cluster_id:
                     return
+                time.sleep(0.05)
             except KafkaException:
                 continue
         tail = (self.folder / "broker.log").read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
-        state = "did not answer in time" if self.process_id is not None else "ended while starting"
+        state = "did not answer in time" if self._is_running() else "ended while starting"
         raise RetriableError(
             "BROKER_NOT_UP",
             f"The broker of {self.folder} {state}. The end of its log:\n" + "\n".join(tail),

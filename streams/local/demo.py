@@ -79,7 +79,9 @@ def run_demo(out: Console, *, orders: int | None, seed: int, keep: bool, folder:
         broker.create_topic(TOPIC, _PARTITIONS)
         settings = _settings(place, broker.bootstrap_servers)
         counted = _Counted()
-        service = stack.enter_context(started(settings, counted.add, lambda line: out.print(f"  {line}", highlight=False)))
+        service = stack.enter_context(
+            started(settings, counted.add, lambda line: out.print(f"  {line}", highlight=False))
+        )
         out.print(f"  broker at {broker.bootstrap_servers}, lake in {settings.lake.root}", highlight=False)
         out.print("[bold]3[/] Every flow is up; the replay runs", highlight=False)
         _replay_and_settle(out, plan, service, broker, counted, place)
@@ -94,7 +96,11 @@ def run_demo(out: Console, *, orders: int | None, seed: int, keep: bool, folder:
 def _make_place(place: Path, plan: dict[str, int | None], *, keep: bool) -> None:
     note = place / "demo.json"
     if keep and note.is_file() and json.loads(note.read_text()) != plan:
-        raise ConfigurationError("DEMO_DIFFERS", f"The demo kept in {place} was another one ({note.read_text()}).", way_out="Leave --keep out.")
+        raise ConfigurationError(
+            "DEMO_DIFFERS",
+            f"The demo kept in {place} was another one ({note.read_text()}).",
+            way_out="Leave --keep out.",
+        )
     if place.exists() and not keep:
         shutil.rmtree(place)
     place.mkdir(parents=True, exist_ok=True)
@@ -134,7 +140,9 @@ class _Counted:
             return sum(self.by_flow.get(flow, Counter())["rows_read"] for flow in flows)
 
 
-def _replay_and_settle(out: Console, plan: ReplayPlan, service: Service, broker: Broker, counted: _Counted, place: Path) -> None:
+def _replay_and_settle(
+    out: Console, plan: ReplayPlan, service: Service, broker: Broker, counted: _Counted, place: Path
+) -> None:
     """Send everything while the supervisor runs, then wait until every flow has nothing left to do."""
     supervisor = Supervisor(all_flows(service.settings).values(), service)
     supervisor.start()
@@ -144,7 +152,11 @@ def _replay_and_settle(out: Console, plan: ReplayPlan, service: Service, broker:
         total = len(plan.messages) + len(plan.files)
         sending = progress.add_task("sent", total=total)
         reading = progress.add_task("messages in bronze", total=len(plan.messages))
-        sender = _start_sender(plan, broker, place, lambda count: progress.advance(sending, count)) if not sent.exists() else None
+        sender = (
+            _start_sender(plan, broker, place, lambda count: progress.advance(sending, count))
+            if not sent.exists()
+            else None
+        )
         last_change, last_seen = time.monotonic(), -1
         while True:
             supervisor.wait(0.5)
@@ -156,7 +168,9 @@ def _replay_and_settle(out: Console, plan: ReplayPlan, service: Service, broker:
             if (sender is None or not sender.is_alive()) and supervisor.is_idle():
                 break
             if time.monotonic() - last_change > _GIVE_UP_AFTER:
-                raise FatalError("DEMO_STALLED", f"Nothing has moved for {_GIVE_UP_AFTER:.0f} s: {supervisor.states()}.")
+                raise FatalError(
+                    "DEMO_STALLED", f"Nothing has moved for {_GIVE_UP_AFTER:.0f} s: {supervisor.states()}."
+                )
     sent.touch()
     if not supervisor.drain(service.settings.drain_seconds):
         raise FatalError("DRAIN_TOO_SLOW", "The flows did not end in time.")
@@ -175,7 +189,7 @@ class _Sender(threading.Thread):
         seconds = _SEND_SECONDS * len(self._arguments[0].messages) / 220_000
         try:
             send_replay(*self._arguments, seconds=seconds, on_progress=self._on_progress)  # type: ignore[arg-type]
-        except Exception as error:  # noqa: BLE001 - raised again by the thread that waits
+        except Exception as error:
             self.error = error
 
 
@@ -245,19 +259,30 @@ def _show_comparison(out: Console, comparison: Comparison) -> None:
         lane.add_column(name, justify="right" if name in ("sent", "found") else "left")
     for code, sent, found in comparison.lane:
         lane.add_row(code, f"{sent:,}", f"{found:,}", _mark(sent == found))
-    lane.add_row("orders deleted again", f"{comparison.deleted[0]:,}", f"{comparison.deleted[1]:,}", _mark(comparison.deleted[0] == comparison.deleted[1]))
+    lane.add_row(
+        "orders deleted again",
+        f"{comparison.deleted[0]:,}",
+        f"{comparison.deleted[1]:,}",
+        _mark(comparison.deleted[0] == comparison.deleted[1]),
+    )
     out.print(lane)
     table = Table(title="gold.fact_orders", title_justify="left", box=None, pad_edge=False)
     for name in ("month", "orders", "USD", "EUR", "must be USD", "must be EUR", ""):
         table.add_column(name, justify="left" if name in ("month", "") else "right")
-    for must, found in comparison.months:
-        shown = (f"{found.orders:,}", f"{found.usd:,}", f"{found.eur:,}") if found else ("none", "", "")
-        table.add_row((found or must).month, *shown, f"{must.usd:,}", f"{must.eur:,}", _mark(must == found))
-    all_found = [found for _, found in comparison.months if found]
-    totals = (sum(f.orders for f in all_found), sum(f.usd for f in all_found), sum(f.eur or 0 for f in all_found))
+    for must, made in comparison.months:
+        shown = (f"{made.orders:,}", f"{made.usd:,}", f"{made.eur:,}") if made else ("none", "", "")
+        table.add_row((made or must).month, *shown, f"{must.usd:,}", f"{must.eur:,}", _mark(must == made))
+    rows = [found for _, found in comparison.months if found]
+    totals = (sum(row.orders for row in rows), sum(row.usd for row in rows), sum(row.eur or 0 for row in rows))
     musts = (sum(must.usd for must, _ in comparison.months), sum(must.eur for must, _ in comparison.months))
     table.add_section()
-    table.add_row("all", *(f"{value:,}" for value in totals), *(f"{value:,}" for value in musts), _mark(comparison.agrees), style="bold")
+    table.add_row(
+        "all",
+        *(f"{value:,}" for value in totals),
+        *(f"{value:,}" for value in musts),
+        _mark(comparison.agrees),
+        style="bold",
+    )
     out.print(table)
 
 

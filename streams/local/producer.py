@@ -50,10 +50,12 @@ def send_replay(
     stop = stop or threading.Event()
     arrivals: list[Message | RateFile] = sorted((*plan.messages, *plan.files), key=lambda sent: sent.at)
     size = max(1, -(-len(arrivals) // _SLICES))
+    # One for the whole replay: a new producer takes half a second before its first message is through.
+    producer = _producer(bootstrap_servers)
     began = time.monotonic()
     for number, start in enumerate(range(0, len(arrivals), size), start=1):
         part = arrivals[start : start + size]
-        send_messages([sent for sent in part if isinstance(sent, Message)], bootstrap_servers, topic)
+        _deliver(producer, (sent for sent in part if isinstance(sent, Message)), topic)
         for file in part:
             if isinstance(file, RateFile):
                 write_file(file, landing)
@@ -68,13 +70,29 @@ def send_messages(messages: Iterable[Message], bootstrap_servers: str, topic: st
     Raises:
         RetriableError: ``REPLAY_NOT_DELIVERED``, with the first reason.
     """
+    _deliver(_producer(bootstrap_servers), messages, topic)
+
+
+def _producer(bootstrap_servers: str) -> Producer:
+    return Producer(
+        {
+            "bootstrap.servers": bootstrap_servers,
+            "enable.idempotence": True,
+            "linger.ms": 20,
+            # A topic that is not there is an error; by default that is found out after half a minute.
+            "topic.metadata.propagation.max.ms": 5000,
+            "log_level": 0,
+        }
+    )
+
+
+def _deliver(producer: Producer, messages: Iterable[Message], topic: str) -> None:
     failed: list[KafkaError] = []
 
     def on_delivery(error: KafkaError | None, _: Delivered) -> None:
         if error is not None:
             failed.append(error)
 
-    producer = Producer({"bootstrap.servers": bootstrap_servers, "enable.idempotence": True, "linger.ms": 20})
     for message in messages:
         while True:
             try:

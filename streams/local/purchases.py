@@ -69,7 +69,9 @@ def reference_rates(first: dt.date, last: dt.date) -> Iterator[Rate]:
         for row in csv.DictReader(lines):
             day = dt.date.fromisoformat(row.pop("Date"))
             if first <= day <= last:
-                yield from (Rate(day, name, Decimal(text)) for name, text in row.items() if name and text not in ("", "N/A"))
+                yield from (
+                    Rate(day, name, Decimal(text)) for name, text in row.items() if name and text not in ("", "N/A")
+                )
 
 
 def expected_months(orders: Iterable[Purchase]) -> list[Month]:
@@ -87,5 +89,7 @@ def expected_months(orders: Iterable[Purchase]) -> list[Month]:
 
 @cache
 def _dollar_rates() -> tuple[list[dt.date], list[Decimal]]:
-    rates = sorted((rate.day, rate.value) for rate in reference_rates(dt.date.min, dt.date.max) if rate.currency == "USD")
+    rates = sorted(
+        (rate.day, rate.value) for rate in reference_rates(dt.date.min, dt.date.max) if rate.currency == "USD"
+    )
     return [day for day, _ in rates], [value for _, value in rates]

@@ -76,7 +76,8 @@ class ReplayPlan:
 
     def counts(self) -> dict[str, int]:
         """How many of each kind are sent."""
-        return dict(sorted(Counter(sent.kind for sent in (*self.messages, *self.files)).items()))
+        kinds = [message.kind for message in self.messages] + [file.kind for file in self.files]
+        return dict(sorted(Counter(kinds).items()))
 
 
 def plan_replay(seed: int, limit: int | None = None) -> ReplayPlan:
@@ -110,15 +111,26 @@ def _order_messages(order: Purchase, chance: random.Random) -> Iterator[Message]
     for sequence, (kind, at) in enumerate(steps, start=1):
         is_late = chance.random() < 0.05
         arrival = at + dt.timedelta(seconds=chance.randrange(259_200) if is_late else chance.randrange(5))
-        made = (order.customer_id, order.quantity, order.amount, "USD", chance.choice(_NOTES)) if kind == "created" else ("",) * 5
-        yield Message(arrival, order.order_id.encode(), _line(_event_id(order.order_id, sequence), order.order_id, sequence, kind, at, *made), "late event" if is_late else "event")
+        made = (
+            (order.customer_id, order.quantity, order.amount, "USD", chance.choice(_NOTES))
+            if kind == "created"
+            else ("",) * 5
+        )
+        yield Message(
+            arrival,
+            order.order_id.encode(),
+            _line(_event_id(order.order_id, sequence), order.order_id, sequence, kind, at, *made),
+            "late event" if is_late else "event",
+        )
 
 
 def _ghost_messages(chance: random.Random) -> Iterator[Message]:
     """Orders that are deleted again, by a message without a value; half have an event that comes after it."""
     for number in range(1, GHOSTS + 1):
         order_id = f"GH-{number:06d}"
-        at = dt.datetime(2025, 1, 2, tzinfo=dt.UTC) + dt.timedelta(days=chance.randrange(500), seconds=chance.randrange(86_400))
+        at = dt.datetime(2025, 1, 2, tzinfo=dt.UTC) + dt.timedelta(
+            days=chance.randrange(500), seconds=chance.randrange(86_400)
+        )
         made = ("99999", 1, Decimal("666.00"), "USD", "")
         created = _line(_event_id(order_id, 1), order_id, 1, "created", at, *made)
         yield Message(at, order_id.encode(), created, "event of a deleted order")
@@ -130,7 +142,9 @@ def _ghost_messages(chance: random.Random) -> Iterator[Message]:
 
 
 def _again(message: Message, chance: random.Random) -> Message:
-    return Message(message.at + dt.timedelta(seconds=chance.randrange(172_800)), message.key, message.value, "repeated message")
+    return Message(
+        message.at + dt.timedelta(seconds=chance.randrange(172_800)), message.key, message.value, "repeated message"
+    )
 
 
 # What is done to a line, and the code of the violation that it must be found to be.
@@ -189,20 +203,46 @@ def _rate_files(chance: random.Random) -> Iterator[tuple[RateFile, list[str]]]:
         if chance.random() < 0.04:
             arrival, kind = arrival + dt.timedelta(days=20), "rate file, weeks late"
         if chance.random() < 0.04:
-            wrong = [record | {"rate": round(float(record["rate"]) * 1.1, 4)} for record in records]
+            wrong = [record | {"rate": round(float(str(record["rate"])) * 1.1, 4)} for record in records]
             yield RateFile(arrival, f"rates-{day}.json", _form(wrong, number), "rate file, wrong"), []
-            corrected = [record | {"published_at": f"{published + dt.timedelta(days=5):%Y-%m-%dT%H:%M:%SZ}"} for record in records]
-            yield RateFile(arrival + dt.timedelta(days=5), f"rates-{day}-corrected.json", _form(corrected, number + 1), "rate file, correction"), []
+            corrected = [
+                record | {"published_at": f"{published + dt.timedelta(days=5):%Y-%m-%dT%H:%M:%SZ}"}
+                for record in records
+            ]
+            yield (
+                RateFile(
+                    arrival + dt.timedelta(days=5),
+                    f"rates-{day}-corrected.json",
+                    _form(corrected, number + 1),
+                    "rate file, correction",
+                ),
+                [],
+            )
             continue
         if chance.random() < 0.05:
-            records = [*records, {**records[0], "rate": -1, "quote_currency": "XXX"}, {**records[0], "quote_currency": "dollar"}]
+            records = [
+                *records,
+                {**records[0], "rate": -1, "quote_currency": "XXX"},
+                {**records[0], "quote_currency": "dollar"},
+            ]
             codes, kind = ["exclusive_minimum", "pattern"], "rate file, two records broken"
         content = _form(records, number)
         yield RateFile(arrival, f"rates-{day}.json", content, kind), codes
         if chance.random() < 0.03:
-            yield RateFile(arrival + dt.timedelta(days=1), f"rates-{day}-copy.json", content, "rate file, repeated"), codes
+            yield (
+                RateFile(arrival + dt.timedelta(days=1), f"rates-{day}-copy.json", content, "rate file, repeated"),
+                codes,
+            )
         if chance.random() < 0.03:
-            yield RateFile(arrival, f"rates-{day}-part.json", content[: len(content) * 2 // 3].rstrip(b"\n}"), "rate file, half written"), ["not_json"]
+            yield (
+                RateFile(
+                    arrival,
+                    f"rates-{day}-part.json",
+                    content[: len(content) * 2 // 3].rstrip(b"\n}"),
+                    "rate file, half written",
+                ),
+                ["not_json"],
+            )
 
 
 def _record(rate: Rate) -> dict[str, object]:

@@ -7,7 +7,6 @@ import json
 import re
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from jsonschema import Draft202012Validator
@@ -16,6 +15,7 @@ from streams.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 META_SCHEMA: Final = "contract.meta.schema.json"
 
@@ -87,7 +87,11 @@ def load_contracts(folder: Path) -> dict[str, Contract]:
     """
     files = sorted(folder.glob("*.schema.json"))
     if not files:
-        raise ConfigurationError("CONTRACTS_MISSING", f"There are no contracts in {folder}.", way_out="Set contracts_root in the configuration.")
+        raise ConfigurationError(
+            "CONTRACTS_MISSING",
+            f"There are no contracts in {folder}.",
+            way_out="Set contracts_root in the configuration.",
+        )
     return {contract.name: contract for contract in map(load_contract, files)}
 
 
@@ -131,10 +135,12 @@ def _invalid(file: Path, problems: list[str]) -> ConfigurationError:
 def _meta_validator(file: Path) -> Draft202012Validator:
     if not file.is_file():
         raise ConfigurationError("CONTRACTS_MISSING", f"There is no {file}, which says what a contract may say.")
-    return Draft202012Validator(json.loads(file.read_text(encoding="utf-8")), format_checker=Draft202012Validator.FORMAT_CHECKER)
+    return Draft202012Validator(
+        json.loads(file.read_text(encoding="utf-8")), format_checker=Draft202012Validator.FORMAT_CHECKER
+    )
 
 
-def _problems(schema: Any, meta: Path) -> Iterator[str]:  # noqa: ANN401 - any JSON
+def _problems(schema: Any, meta: Path) -> Iterator[str]:
     errors = sorted(_meta_validator(meta).iter_errors(schema), key=lambda error: error.json_path)
     yield from (f"{error.json_path}: {error.message}" for error in errors)
     if errors:
@@ -145,7 +151,9 @@ def _problems(schema: Any, meta: Path) -> Iterator[str]:  # noqa: ANN401 - any J
         "x-primary-key": schema["x-primary-key"],
         "x-sequence": schema["x-sequence"],
         "x-delete": [schema["x-delete"]["column"]] if "x-delete" in schema else [],
-        "allOf": [name for said in schema.get("allOf", ()) for name in (*said["if"]["properties"], *said["then"]["required"])],
+        "allOf": [
+            name for said in schema.get("allOf", ()) for name in (*said["if"]["properties"], *said["then"]["required"])
+        ],
     }
     for where, names in named.items():
         yield from (f"$.{where}: there is no column {name!r}" for name in names if name not in columns)

@@ -95,7 +95,9 @@ def compile_contract(contract: Contract, cells: Mapping[str, Cell]) -> CompiledC
         cells: for each of its columns, the value as it arrived.
     """
     typed = {column.name: _typed(column, cells[column.name].text) for column in contract.columns}
-    rules = [rule for column in contract.columns for rule in _column_rules(column, cells[column.name], typed[column.name])]
+    rules = [
+        rule for column in contract.columns for rule in _column_rules(column, cells[column.name], typed[column.name])
+    ]
     rules.extend(_condition_rules(contract, cells))
     is_clean = reduce(lambda all_kept, rule: all_kept & ~F.coalesce(rule.is_broken, F.lit(False)), rules, F.lit(True))
     found = [F.when(rule.is_broken, _violation(rule)) for rule in rules]
@@ -112,7 +114,8 @@ def _typed(column: ContractColumn, text: Column) -> Column:
         return text
     if isinstance(kind, BooleanType):
         return F.when(text == "true", F.lit(True)).when(text == "false", F.lit(False))
-    form = {LongType: _INTEGER, DateType: _DATE, TimestampType: _DATE_TIME}.get(type(kind), _NUMBER)
+    forms: dict[type[DataType], str] = {LongType: _INTEGER, DateType: _DATE, TimestampType: _DATE_TIME}
+    form = forms.get(type(kind), _NUMBER)
     value = F.when(text.rlike(form), text).try_cast(kind)
     if isinstance(kind, DecimalType):
         # A cast rounds what has more digits than the column; a contract's money is never rounded silently.
@@ -184,7 +187,9 @@ def _condition_rules(contract: Contract, cells: Mapping[str, Cell]) -> Iterator[
         applies = cells[condition.column].text.isin(*condition.values)
         for name in condition.required:
             cell = cells[name]
-            is_absent = cell.text.isNull() if cell.json_type is None else cell.text.isNull() | (cell.json_type == "null")
+            is_absent = (
+                cell.text.isNull() if cell.json_type is None else cell.text.isNull() | (cell.json_type == "null")
+            )
             yield _Rule("required", contract.column(name), applies & is_absent, cell.text)
 
 

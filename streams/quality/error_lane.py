@@ -69,7 +69,9 @@ LANE: Final = StructType(
 def lane_rows(rows: DataFrame, batch: BatchIdentity, run_id: str) -> DataFrame:
     """Rows for the lane, from rows with ``_violations``, ``_payload``, ``key`` and the envelope's provenance."""
     where = ("_source", "_partition", "_offset", "_replay_of", "_payload")
-    identity = F.concat_ws("|", F.lit(batch.app_id), F.lit(batch.batch_id), *(F.col(name).cast("string") for name in where))
+    identity = F.concat_ws(
+        "|", F.lit(batch.app_id), F.lit(batch.batch_id), *(F.col(name).cast("string") for name in where)
+    )
     values: dict[str, Column] = {
         "error_id": F.substring(F.sha2(identity, 256), 1, 16),
         "flow": F.lit(batch.flow),
@@ -87,7 +89,10 @@ def lane_rows(rows: DataFrame, batch: BatchIdentity, run_id: str) -> DataFrame:
         "status": F.lit("waiting"),
     }
     return rows.select(
-        *(values.get(f.name, F.col(f.name) if f.name == "key" else F.lit(None).cast(f.dataType)).alias(f.name) for f in LANE)
+        *(
+            values.get(f.name, F.col(f.name) if f.name == "key" else F.lit(None).cast(f.dataType)).alias(f.name)
+            for f in LANE
+        )
     )
 
 
@@ -114,7 +119,11 @@ def find_row(spark: SparkSession, paths: Sequence[str], error_id: str) -> Row:
     """
     found = lane_table(spark, paths, status=None).where(F.col("error_id").startswith(error_id)).limit(2).collect()
     if not found:
-        raise ConfigurationError("ERROR_ID_UNKNOWN", f"No row of the error lane has the id {error_id!r}.", way_out="List them: streams errors list")
+        raise ConfigurationError(
+            "ERROR_ID_UNKNOWN",
+            f"No row of the error lane has the id {error_id!r}.",
+            way_out="List them: streams errors list",
+        )
     if len(found) > 1:
         raise ConfigurationError("ERROR_ID_AMBIGUOUS", f"More than one row has an id that begins with {error_id!r}.")
     return found[0]
@@ -157,7 +166,7 @@ def settle(
     spark.conf.set(_COMMIT_NOTE, token)
     try:
         table = DeltaTable.forPath(spark, path)
-        table.update(chosen, changes)  # type: ignore[arg-type]
+        table.update(chosen, changes)
     finally:
         spark.conf.unset(_COMMIT_NOTE)
     # Flows go on writing to the lane, so the newest commit need not be this one; and no row, no commit.

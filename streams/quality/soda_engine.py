@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pyspark.sql import DataFrame, Row, SparkSession
+    from soda.execution.check.check import Check as Check  # noqa: PLC0414 - soda_scan takes it from here
 
 with warnings.catch_warnings():
     # Soda 3.5 uses distutils, which Python 3.11 calls deprecated on import.
     warnings.simplefilter("ignore", DeprecationWarning)
-    from soda.common import env_helper  # type: ignore[import-untyped]
-    from soda.common.config_helper import ConfigHelper  # type: ignore[import-untyped]
+    from soda.common import env_helper
+    from soda.common.config_helper import ConfigHelper
 
 
 class _MemoryConfig(ConfigHelper):  # type: ignore[misc]
@@ -58,13 +59,12 @@ logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL + 1)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
-    from soda.common.logs import Logs  # type: ignore[import-untyped]
-    from soda.data_sources.spark_data_source import SparkSQLBase  # type: ignore[import-untyped]
-    from soda.execution.check.check import Check as Check  # type: ignore[import-untyped]
-    from soda.execution.data_source_scan import DataSourceScan  # type: ignore[import-untyped]
-    from soda.execution.metric.numeric_query_metric import NumericQueryMetric  # type: ignore[import-untyped]
-    from soda.sampler.sampler import Sampler  # type: ignore[import-untyped]
-    from soda.scan import Scan  # type: ignore[import-untyped]
+    from soda.common.logs import Logs
+    from soda.data_sources.spark_data_source import SparkSQLBase
+    from soda.execution.data_source_scan import DataSourceScan
+    from soda.execution.metric.numeric_query_metric import NumericQueryMetric
+    from soda.sampler.sampler import Sampler
+    from soda.scan import Scan
 
 _SOURCE = "spark"
 # Soda's shared log is swapped for a fresh one while a scan is built, and ANTLR's parser keeps shared caches.
@@ -215,7 +215,7 @@ def build_scan(connection: LiveConnection, checks_yaml: Sequence[str], variables
     What could not be parsed is in its ``errors``.
     """
     with _BUILDING:
-        setattr(Logs, "_Logs__instance", None)  # noqa: B010  (the scan keeps the fresh one for itself)
+        Logs._Logs__instance = None
         scan = LiveScan()
         scan.sampler = _NoSamples()
         scan._configuration.samples_limit = 0

@@ -9,7 +9,6 @@ from numbers import Real
 from typing import TYPE_CHECKING
 
 from streams.errors import FatalError
-from streams.quality.check_files import validate_checks as validate_checks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 class Outcome(StrEnum):
     """What a check came to; ``ERROR`` is a check that could not be evaluated."""
 
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105
     WARN = "warn"
     FAIL = "fail"
     ERROR = "error"

@@ -6,12 +6,13 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from streams.checkpoint import BatchIdentity
 from streams.errors import FatalError
 from streams.storage import Storage
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+    from streams.checkpoint import BatchIdentity
 
 # How far back a repeated batch is looked for. Its flow wrote nothing since, so only other writers' commits
 # (another flow's rows in the same lane, maintenance) can lie between.

@@ -78,7 +78,11 @@ def merge(rows: DataFrame, path: str, ranking: Ranking, batch: BatchIdentity, fa
         facts: row counts known before the merge, kept in the commit so that a repeated batch finds them.
     """
     spark = rows.sparkSession
-    newer = ranking.of("new.") > ranking.of("old.") if ranking.sequence else ~ranking.of("new.").eqNullSafe(ranking.of("old."))
+    newer = (
+        ranking.of("new.") > ranking.of("old.")
+        if ranking.sequence
+        else ~ranking.of("new.").eqNullSafe(ranking.of("old."))
+    )
     same_key = [F.col(f"new.{name}") == F.col(f"old.{name}") for name in ranking.key]
     _describe_next_commit(spark, batch, facts)
     try:

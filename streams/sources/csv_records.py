@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
 # Stands for one quoted stretch while the structure of a line is looked at.
 _QUOTED = "\x00"
-_CSV_OPTIONS = {"mode": "PERMISSIVE", "quote": '"', "escape": '"', "nullValue": "", "emptyValue": "", "multiLine": "true"}
+_CSV_OPTIONS = {
+    "mode": "PERMISSIVE",
+    "quote": '"',
+    "escape": '"',
+    "nullValue": "",
+    "emptyValue": "",
+    "multiLine": "true",
+}
 
 
 @dataclass(frozen=True)
@@ -43,9 +50,9 @@ class CsvRecords:
         lines = lines.withColumn("_broken", broken)
         schema = StructType([StructField(name, StringType()) for name in self.columns])
         sound = F.when(F.col("_broken").isNull(), F.col("_text"))
-        return lines.withColumn("_texts", F.from_csv(sound, schema.simpleString()[7:-1].replace(":", " "), _CSV_OPTIONS)).drop(
-            "_text", "_skeleton"
-        )
+        return lines.withColumn(
+            "_texts", F.from_csv(sound, schema.simpleString()[7:-1].replace(":", " "), _CSV_OPTIONS)
+        ).drop("_text", "_skeleton")
 
     def _broken(self, text: Column, skeleton: Column) -> Column:
         count = F.length(skeleton) - F.length(F.replace(skeleton, F.lit(","), F.lit(""))) + 1

@@ -27,7 +27,7 @@ def table_version(spark: SparkSession, path: str) -> int:
 class _DeltaSource:
     path: str
 
-    def position(self, spark: SparkSession) -> Any:  # noqa: ANN401
+    def position(self, spark: SparkSession) -> Any:
         """The table's version."""
         return table_version(spark, self.path)
 
@@ -39,7 +39,7 @@ class _DeltaSource:
 class DeltaAppends(_DeltaSource):
     """The rows of a table that is only appended to."""
 
-    def stream(self, spark: SparkSession, limits: FlowSettings, checkpoint: Checkpoint) -> DataFrame:  # noqa: ARG002
+    def stream(self, spark: SparkSession, limits: FlowSettings, checkpoint: Checkpoint) -> DataFrame:
         """The table's rows with the table's columns, oldest version first."""
         reader = spark.readStream.format("delta").option("maxFilesPerTrigger", limits.max_files_per_batch or 1000)
         return reader.load(self.path)
@@ -49,7 +49,7 @@ class DeltaAppends(_DeltaSource):
 class DeltaChanges(_DeltaSource):
     """A table's change data feed, from its first version on."""
 
-    def stream(self, spark: SparkSession, limits: FlowSettings, checkpoint: Checkpoint) -> DataFrame:  # noqa: ARG002
+    def stream(self, spark: SparkSession, limits: FlowSettings, checkpoint: Checkpoint) -> DataFrame:
         """The table's columns as they were after each change (before it, for a delete), with Delta's
 
         ``_change_type``, ``_commit_version`` and ``_commit_timestamp``.
@@ -77,8 +77,8 @@ class LaneReplays(_DeltaSource):
 
     flow: str
 
-    def position(self, spark: SparkSession) -> Any:  # noqa: ANN401
-        """The newest version that settled rows. Those that add rows, the flow's own among them, are no reason to run."""
+    def position(self, spark: SparkSession) -> Any:
+        """The newest version that settled rows. Those that only add rows are no reason to run."""
         newest, storage = table_version(spark, self.path), Storage(spark)
         known, settled = _settled.get(self.path, (-1, -1))
         for version in range(newest, known, -1):

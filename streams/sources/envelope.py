@@ -41,7 +41,7 @@ class Source(Protocol):
         """The streaming DataFrame; `limits` bound how much one micro-batch takes."""
         ...
 
-    def position(self, spark: SparkSession) -> Any:  # noqa: ANN401 - compared, never read
+    def position(self, spark: SparkSession) -> Any:
         """A cheap value that changes when there is something new to read. No Spark job."""
         ...
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
@@ -28,7 +28,7 @@ class FileSource:
     path: str
     pattern: str = "*.json*"
 
-    def stream(self, spark: SparkSession, limits: FlowSettings, checkpoint: Checkpoint) -> DataFrame:  # noqa: ARG002
+    def stream(self, spark: SparkSession, limits: FlowSettings, checkpoint: Checkpoint) -> DataFrame:
         """One envelope a file, with its bytes as they are: what they mean is decided record by record."""
         reader = (
             spark.readStream.format("binaryFile")
@@ -49,16 +49,17 @@ class FileSource:
             F.lit(None).cast("string").alias("_replay_of"),
         )
 
-    def position(self, spark: SparkSession) -> Any:  # noqa: ANN401
+    def position(self, spark: SparkSession) -> Any:
         """How many files there are and what they are called."""
         location = urlparse(self.path)
         if location.scheme not in ("", "file"):
             return hash(tuple(sorted(Storage(spark).names(self.path))))
-        folder = location.path
-        return hash(tuple(sorted(os.listdir(folder)))) if os.path.isdir(folder) else None
+        # The file system itself is asked: through Hadoop each name would be a call into the JVM.
+        folder = Path(location.path)
+        return hash(tuple(sorted(file.name for file in folder.iterdir()))) if folder.is_dir() else None
 
-    def guard(self, spark: SparkSession, checkpoint: Checkpoint) -> None:  # noqa: ARG002
+    def guard(self, spark: SparkSession, checkpoint: Checkpoint) -> None:
         """Spark refuses a folder that is not there; an empty one is a source without files yet."""
         location = urlparse(self.path)
         if location.scheme in ("", "file"):
-            os.makedirs(location.path, exist_ok=True)
+            Path(location.path).mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,9 @@ class JsonRecords:
         files = files.withColumn("_records", _records(F.col("_text")))
         files = files.withColumn("_broken", _broken(F.col("_text"), F.col("_records")))
         kept = [column for column in envelopes.columns if column not in ("payload", "_offset")]
-        rows = files.select(*kept, "payload", "_broken", "_offset", F.posexplode_outer("_records").alias("_place", "_record"))
+        rows = files.select(
+            *kept, "payload", "_broken", "_offset", F.posexplode_outer("_records").alias("_place", "_record")
+        )
         record = F.col("_record")
         is_object = F.startswith(F.schema_of_variant(record), F.lit("OBJECT"))
         whole = _violation("not_an_object", "a record is not an object")

@@ -61,11 +61,11 @@ class KafkaSource:
             F.lit(None).cast("string").alias("_replay_of"),
         )
 
-    def position(self, spark: SparkSession) -> Any:  # noqa: ANN401, ARG002
+    def position(self, spark: SparkSession) -> Any:
         """Each partition's end offset."""
         return self._ask(lambda admin: self._offsets(admin, OffsetSpec.latest()))
 
-    def guard(self, spark: SparkSession, checkpoint: Checkpoint) -> None:  # noqa: ARG002
+    def guard(self, spark: SparkSession, checkpoint: Checkpoint) -> None:
         """Compare the topic with the one that the checkpoint was made for."""
         topic_id, earliest, latest = self._ask(self._describe)
         known = checkpoint.remembered()

@@ -94,12 +94,15 @@ class _Query:
 
     def _on_batch(self, rows: DataFrame, batch_id: int) -> None:
         try:
-            if self.service.draining.is_set():
-                raise _DrainedError
+            self._go_on_unless_draining()
             self._process(rows, batch_id)
         except BaseException as error:
             self.error = error
             raise
+
+    def _go_on_unless_draining(self) -> None:
+        if self.service.draining.is_set():
+            raise _DrainedError
 
     def _process(self, rows: DataFrame, batch_id: int) -> None:
         checkpoint_id = str(rows.sparkSession.sparkContext.getLocalProperty("sql.streaming.queryId"))
@@ -112,9 +115,7 @@ class _Query:
         )
         # Spark calls from a thread of its own, which knows nothing of what the caller's is bound to.
         with bound(run=self.service.run_id, flow=self.flow.name, batch=batch_id):
-            audit = process(
-                self.flow.processor, batch, self.service.lake.audit, self.service.settings.dq_results_root
-            )
+            audit = process(self.flow.processor, batch, self.service.lake.audit, self.service.settings.dq_results_root)
             if audit is not None:
                 log.info("batch done", **vars(audit.counts), seconds=round(sum(audit.seconds.values()), 3))
                 self.done.audits.append(audit)
@@ -136,6 +137,8 @@ def _explain(flow: str, error: Exception) -> StreamsError:
     code = next((code for code in _LOSSES if code in text), None)
     if code is not None:
         way_out = f"To read the table from its beginning: streams resume {flow} --accept-loss"
-        return FatalError("UPSTREAM_VACUUMED", f"What {flow} has not read yet was removed upstream ({code}).", way_out=way_out)
+        return FatalError(
+            "UPSTREAM_VACUUMED", f"What {flow} has not read yet was removed upstream ({code}).", way_out=way_out
+        )
     first_line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
     return RetriableError("FLOW_FAILED", f"{flow} failed: {first_line}", error=type(error).__name__)

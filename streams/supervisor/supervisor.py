@@ -103,7 +103,7 @@ class Supervisor:
             while not self._service.draining.is_set() and tended.state is not State.FAILED:
                 try:
                     self._run_if_needed(tended)
-                except Exception as error:  # noqa: BLE001 - whatever it was, the other flows go on
+                except Exception as error:
                     self._on_failure(tended, error)
             if tended.state is not State.FAILED:
                 self._become(tended, State.STOPPED)
@@ -133,7 +133,9 @@ class Supervisor:
             return
         tended.failures += 1
         if self._is_hopeless(tended, restart) and not isinstance(error, BatchHeldError):
-            log.error("flow failed too often; it is not started again", error=str(error), failures=tended.failures, **facts)
+            log.error(
+                "flow failed too often; it is not started again", error=str(error), failures=tended.failures, **facts
+            )
             self._become(tended, State.FAILED)
             return
         pause = _pause_before(tended.failures, restart)
@@ -169,4 +171,4 @@ class Supervisor:
 def _pause_before(failures: int, restart: RestartSettings) -> float:
     """Growing pauses, with jitter so that flows which failed together do not come back together."""
     pause = min(restart.first_pause_seconds * restart.multiplier ** (failures - 1), restart.max_pause_seconds)
-    return float(pause * random.uniform(1 - restart.jitter, 1 + restart.jitter))  # noqa: S311 - not a secret
+    return float(pause * random.uniform(1 - restart.jitter, 1 + restart.jitter))

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 MASK: Final = "***"
 _SECRET_KEY: Final = re.compile(r"password|passwd|secret|token|credential|private_key|api_key|jaas", re.IGNORECASE)
-_SECRET_PAIR: Final = re.compile(r"((?:password|passwd|secret|token|api_key)[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&\"']+)", re.IGNORECASE)
+_SECRET_PAIR: Final = re.compile(
+    r"((?:password|passwd|secret|token|api_key)[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&\"']+)", re.IGNORECASE
+)
 
 
 def configure_logging(settings: LoggingSettings, run_id: str) -> None:
@@ -73,7 +75,7 @@ def mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
     return {key: MASK if _SECRET_KEY.search(key) else _masked(value) for key, value in event.items()}
 
 
-def _masked(value: Any) -> Any:  # noqa: ANN401 - whatever is logged
+def _masked(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: MASK if _SECRET_KEY.search(str(key)) else _masked(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

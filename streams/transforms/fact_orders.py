@@ -98,7 +98,9 @@ def touched_by_rates(changed: DataFrame, rates: DataFrame, facts: DataFrame, rep
     spans = rates.select("quote_currency", "rate_date", F.lead("rate_date").over(by_currency).alias("until"))
     spans = spans.join(changed.distinct(), ["quote_currency", "rate_date"], "left_semi")
     orders = facts.select("order_id", "order_date", "currency")
-    is_between = (F.col("order_date") >= F.col("rate_date")) & (F.coalesce(F.col("order_date") < F.col("until"), F.lit(True)))
+    is_between = (F.col("order_date") >= F.col("rate_date")) & (
+        F.coalesce(F.col("order_date") < F.col("until"), F.lit(True))
+    )
     is_of = (F.col("currency") == F.col("quote_currency")) | (F.col("quote_currency") == reporting_currency)
     return orders.join(F.broadcast(spans), is_between & is_of, "left_semi").select("order_id")
 
@@ -116,8 +118,13 @@ def _orders(events: DataFrame) -> DataFrame:
     # A deleted order keeps its key and nothing else.
     kept = {step: F.when(~F.col("is_deleted"), F.col(f"{step}_at")) for step in _STEPS}
     orders = folded.withColumns({f"{step}_at": value for step, value in kept.items()})
-    part = {name: F.when(~F.col("is_deleted"), F.col("_made")[name]) for name in ("customer_id", "quantity", "amount", "currency")}
-    return orders.withColumns(part | {"order_date": F.to_date("created_at"), "is_complete": F.col("created_at").isNotNull()}).drop("_made")
+    part = {
+        name: F.when(~F.col("is_deleted"), F.col("_made")[name])
+        for name in ("customer_id", "quantity", "amount", "currency")
+    }
+    return orders.withColumns(
+        part | {"order_date": F.to_date("created_at"), "is_complete": F.col("created_at").isNotNull()}
+    ).drop("_made")
 
 
 def _only(step: str, ordering: Column) -> Column:

@@ -27,6 +27,6 @@ def order_events(bronze: DataFrame) -> DataFrame:
         "event_type": F.lit("deleted"),
         "occurred_at": F.col("_source_time"),
     }
-    return bronze.withColumns({name: F.when(gone, value).otherwise(F.col(name)) for name, value in made.items()}).withColumn(
-        "is_deleted", gone
-    )
+    return bronze.withColumns(
+        {name: F.when(gone, value).otherwise(F.col(name)) for name, value in made.items()}
+    ).withColumn("is_deleted", gone)

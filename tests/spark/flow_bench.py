@@ -95,9 +95,22 @@ def at(minutes: float) -> dt.datetime:
     return dt.datetime(2025, 1, 6, tzinfo=dt.UTC) + dt.timedelta(minutes=minutes)
 
 
-def order_event(order: int, sequence: int, kind: str = "created", *, minutes: float = 0, amount: str = "10.00", version: int = 0, currency: str = "USD") -> dict[str, Any]:
+def order_event(
+    order: int,
+    sequence: int,
+    kind: str = "created",
+    *,
+    minutes: float = 0,
+    amount: str = "10.00",
+    version: int = 0,
+    currency: str = "USD",
+) -> dict[str, Any]:
     """An order event as bronze holds it; `version` makes another event of the same id."""
-    made = {"customer_id": "7", "quantity": 1, "amount": Decimal(amount), "currency": currency} if kind == "created" else {}
+    made = (
+        {"customer_id": "7", "quantity": 1, "amount": Decimal(amount), "currency": currency}
+        if kind == "created"
+        else {}
+    )
     return made | {
         "event_id": f"00000000-0000-0000-{sequence:04d}-{order:012d}",
         "order_id": f"CD-{order}",

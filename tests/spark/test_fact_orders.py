@@ -50,21 +50,33 @@ def at(day: str, hour: int = 12) -> dt.datetime:
     return dt.datetime.fromisoformat(f"{day}T{hour:02d}:00:00+00:00")
 
 
-def event(sequence: int, kind: str, day: str, amount: str | None = None, currency: str = "USD", order: str = "CD-1") -> tuple[object, ...]:
+def event(
+    sequence: int, kind: str, day: str, amount: str | None = None, currency: str = "USD", order: str = "CD-1"
+) -> tuple[object, ...]:
     made = ("7", 2, Decimal(amount), currency) if amount else (None, None, None, None)
     return (f"{order}-{sequence}", order, sequence, kind, at(day), *made, kind == "deleted")
 
 
-def facts(spark: SparkSession, events: list[tuple[object, ...]], quotes: list[tuple[str, str, str]], to: str = "EUR") -> dict[str, Row]:
+def facts(
+    spark: SparkSession, events: list[tuple[object, ...]], quotes: list[tuple[str, str, str]], to: str = "EUR"
+) -> dict[str, Row]:
     rows = [(dt.date.fromisoformat(day), "EUR", currency, Decimal(rate), False) for day, currency, rate in quotes]
     made = fact_orders(spark.createDataFrame(events, EVENTS), spark.createDataFrame(rows, RATES), to)
     return {row["order_id"]: row for row in made.collect()}
 
 
 def test_state_is_by_sequence_not_by_arrival(spark: SparkSession) -> None:
-    events = [event(3, "shipped", "2025-01-04"), event(1, "created", "2025-01-02", "10.00"), event(2, "paid", "2025-01-03")]
+    events = [
+        event(3, "shipped", "2025-01-04"),
+        event(1, "created", "2025-01-02", "10.00"),
+        event(2, "paid", "2025-01-03"),
+    ]
     order = facts(spark, events, [("2025-01-02", "USD", "1.25")])["CD-1"]
-    assert (order["status"], order["reporting_amount"], order["rate"]) == ("shipped", Decimal("8.00"), Decimal("1.250000"))
+    assert (order["status"], order["reporting_amount"], order["rate"]) == (
+        "shipped",
+        Decimal("8.00"),
+        Decimal("1.250000"),
+    )
     assert (order["order_date"], order["is_complete"], order["is_converted"]) == (dt.date(2025, 1, 2), True, True)
 
 
@@ -94,19 +106,28 @@ def test_other_reporting_currency_and_its_own_orders(spark: SparkSession) -> Non
         event(1, "created", "2024-01-02", "11.00", "GBP", "CD-3"),
     ]
     found = facts(spark, events, quotes, to="GBP")
-    assert [found[key]["reporting_amount"] for key in sorted(found)] == [Decimal("8.00"), Decimal("8.80"), Decimal("11.00")]
+    assert [found[key]["reporting_amount"] for key in sorted(found)] == [
+        Decimal("8.00"),
+        Decimal("8.80"),
+        Decimal("11.00"),
+    ]
     assert all(row["is_converted"] for row in found.values())
 
 
 def test_an_order_without_its_first_event_is_there_and_marked(spark: SparkSession) -> None:
     order = facts(spark, [event(2, "paid", "2025-01-03")], [("2025-01-02", "USD", "1.25")])["CD-1"]
-    assert (order["status"], order["is_complete"], order["is_converted"], order["amount"]) == ("paid", False, False, None)
+    assert (order["status"], order["is_complete"], order["is_converted"], order["amount"]) == (
+        "paid",
+        False,
+        False,
+        None,
+    )
 
 
 def test_a_deleted_order_keeps_its_key_only(spark: SparkSession) -> None:
     events = [event(1, "created", "2025-01-02", "10.00"), event(2147483647, "deleted", "2025-01-02")]
     order = facts(spark, events, [("2025-01-02", "USD", "1.25")])["CD-1"]
     assert (order["status"], order["is_deleted"]) == ("deleted", True)
-    assert [order[name] for name in ("customer_id", "amount", "currency", "reporting_amount", "created_at", "order_date")] == [None] * 6
-
-
+    assert [
+        order[name] for name in ("customer_id", "amount", "currency", "reporting_amount", "created_at", "order_date")
+    ] == [None] * 6

@@ -46,7 +46,9 @@ rates = st.builds(
 arrivals = st.lists(st.one_of(events, events, tombstones, rates), min_size=4, max_size=24)
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(arrived=arrivals, seed=st.integers(0, 2**16))
 def test_order_split_and_repetition_do_not_matter(
     spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, arrived: list[dict[str, Any]], seed: int
@@ -60,7 +62,10 @@ def test_order_split_and_repetition_do_not_matter(
     shuffled = run_in_batches(spark, tmp_path_factory.mktemp("shuffled"), parts)
     for table in ALL:
         assert shuffled.rows(table) == sorted_once.rows(table), table
-    assert model(arrived) == {row["order_id"]: (row["status"], row["amount"], row["reporting_amount"]) for row in shuffled.rows("gold.fact_orders")}
+    assert model(arrived) == {
+        row["order_id"]: (row["status"], row["amount"], row["reporting_amount"])
+        for row in shuffled.rows("gold.fact_orders")
+    }
     for bench in (sorted_once, shuffled):
         assert_every_row_is_accounted_for(bench)
 
@@ -68,7 +73,10 @@ def test_order_split_and_repetition_do_not_matter(
 def run_in_batches(spark: SparkSession, folder: Path, batches: list[list[dict[str, Any]]]) -> Bench:
     bench = Bench.at(spark, folder)
     for batch in batches:
-        for table, contract, column in (("bronze.order_events", "kafka_events", None), ("bronze.fx_rates", "fx_rates", "rate")):
+        for table, contract, column in (
+            ("bronze.order_events", "kafka_events", None),
+            ("bronze.fx_rates", "fx_rates", "rate"),
+        ):
             bench.put(table, contract, [row for row in batch if ("rate" in row) == (column is not None)])
         bench.run(*ALL)
     return bench
@@ -91,7 +99,13 @@ def model(arrived: list[dict[str, Any]]) -> dict[str, tuple[str, Decimal | None,
             continue
         event = row
         if row.get("_is_tombstone"):
-            event = {"event_id": f"tombstone:{row['_key']}", "order_id": row["_key"], "sequence": LAST_SEQUENCE, "event_type": "deleted", "occurred_at": row["_source_time"]}
+            event = {
+                "event_id": f"tombstone:{row['_key']}",
+                "order_id": row["_key"],
+                "sequence": LAST_SEQUENCE,
+                "event_type": "deleted",
+                "occurred_at": row["_source_time"],
+            }
         known = kept.setdefault(event["event_id"], event)
         if newness(event) > newness(known):
             kept[event["event_id"]] = event
@@ -103,11 +117,19 @@ def model(arrived: list[dict[str, Any]]) -> dict[str, tuple[str, Decimal | None,
 
 def newness(event: dict[str, Any]) -> tuple[Any, ...]:
     """Sequence first, then the other columns in the table's order; what is missing is smallest."""
-    others = (event.get(name) for name in ("order_id", "event_type", "customer_id", "quantity", "amount", "currency", "note"))
-    return (event["sequence"], event["occurred_at"], *((value is not None, value if value is not None else 0) for value in others))
+    others = (
+        event.get(name) for name in ("order_id", "event_type", "customer_id", "quantity", "amount", "currency", "note")
+    )
+    return (
+        event["sequence"],
+        event["occurred_at"],
+        *((value is not None, value if value is not None else 0) for value in others),
+    )
 
 
-def state(events: list[dict[str, Any]], quotes: dict[tuple[str, dt.date], dict[str, Any]]) -> tuple[str, Decimal | None, Decimal | None]:
+def state(
+    events: list[dict[str, Any]], quotes: dict[tuple[str, dt.date], dict[str, Any]]
+) -> tuple[str, Decimal | None, Decimal | None]:
     newest = max(events, key=lambda event: (event["sequence"], event["occurred_at"], event["event_id"]))
     if newest["event_type"] == "deleted":
         return "deleted", None, None
@@ -149,9 +171,13 @@ def test_rows_read_are_written_duplicate_or_stale(spark: SparkSession, tmp_path:
     bench.put("bronze.order_events", "kafka_events", [order_event(1, 1, minutes=5), order_event(2, 1)])
     bench.run("silver.order_events")
     newer, older = order_event(2, 1, minutes=9), order_event(1, 1, minutes=1)
-    bench.put("bronze.order_events", "kafka_events", [order_event(1, 1, minutes=5), older, newer, newer, order_event(3, 1)])
+    bench.put(
+        "bronze.order_events", "kafka_events", [order_event(1, 1, minutes=5), older, newer, newer, order_event(3, 1)]
+    )
     (run,) = bench.run("silver.order_events")
-    found = {name: run.total(name) for name in ("rows_read", "rows_written", "rows_duplicate", "rows_stale", "rows_error")}
+    found = {
+        name: run.total(name) for name in ("rows_read", "rows_written", "rows_duplicate", "rows_stale", "rows_error")
+    }
     assert found == {"rows_read": 5, "rows_written": 2, "rows_duplicate": 2, "rows_stale": 1, "rows_error": 0}
 
 
@@ -159,9 +185,13 @@ def test_nothing_new_writes_nothing(spark: SparkSession, tmp_path: Path) -> None
     bench = Bench.at(spark, tmp_path)
     bench.put("bronze.order_events", "kafka_events", [order_event(1, 1)])
     bench.run(*ALL)
-    before = [len(bench.spark.sql(f"DESCRIBE HISTORY delta.`{bench.service.lake.table(table)}`").collect()) for table in ALL]
+    before = [
+        len(bench.spark.sql(f"DESCRIBE HISTORY delta.`{bench.service.lake.table(table)}`").collect()) for table in ALL
+    ]
     assert [len(run.audits) for run in bench.run(*ALL)] == [0, 0, 0]
-    assert before == [len(bench.spark.sql(f"DESCRIBE HISTORY delta.`{bench.service.lake.table(table)}`").collect()) for table in ALL]
+    assert before == [
+        len(bench.spark.sql(f"DESCRIBE HISTORY delta.`{bench.service.lake.table(table)}`").collect()) for table in ALL
+    ]
 
 
 CHECKS = """
@@ -185,7 +215,9 @@ def contracts(tmp_path: Path) -> Path:
     return copy
 
 
-def test_a_row_that_a_check_names_waits_and_the_others_go_on(spark: SparkSession, tmp_path: Path, contracts: Path) -> None:
+def test_a_row_that_a_check_names_waits_and_the_others_go_on(
+    spark: SparkSession, tmp_path: Path, contracts: Path
+) -> None:
     bench = Bench.at(spark, tmp_path, contracts_root=str(contracts))
     bench.put("bronze.order_events", "kafka_events", [order_event(1, 1), order_event(2, 1, amount="51.00")])
     (run,) = bench.run("silver.order_events")
@@ -199,12 +231,19 @@ def test_a_row_that_a_check_names_waits_and_the_others_go_on(spark: SparkSession
     assert settle(bench.spark, bench.service.lake.lane("silver"), "replayed", ids=[waiting["error_id"]]) == 0
     (run,) = bench.run("silver.order_events")
     assert run.total("rows_written") == 1
-    assert {row["order_id"]: row["amount"] for row in bench.rows("silver.order_events")} == {"CD-1": Decimal("10.00"), "CD-2": Decimal("51.00")}
+    assert {row["order_id"]: row["amount"] for row in bench.rows("silver.order_events")} == {
+        "CD-1": Decimal("10.00"),
+        "CD-2": Decimal("51.00"),
+    }
 
 
 @pytest.mark.parametrize(("on_breach", "error"), [("stop", FatalError), ("hold", BatchHeldError)])
-def test_a_breach_of_the_whole_batch(spark: SparkSession, tmp_path: Path, contracts: Path, on_breach: str, error: type[Exception]) -> None:
-    bench = Bench.at(spark, tmp_path, contracts_root=str(contracts), flows={"silver.order_events": {"on_breach": on_breach}})
+def test_a_breach_of_the_whole_batch(
+    spark: SparkSession, tmp_path: Path, contracts: Path, on_breach: str, error: type[Exception]
+) -> None:
+    bench = Bench.at(
+        spark, tmp_path, contracts_root=str(contracts), flows={"silver.order_events": {"on_breach": on_breach}}
+    )
     bench.put("bronze.order_events", "kafka_events", [order_event(order, 1) for order in range(1, 5)])
     with pytest.raises(error):
         bench.run("silver.order_events")
@@ -215,7 +254,9 @@ def test_a_breach_of_the_whole_batch(spark: SparkSession, tmp_path: Path, contra
 
 
 def test_a_breach_that_only_warns(spark: SparkSession, tmp_path: Path, contracts: Path) -> None:
-    bench = Bench.at(spark, tmp_path, contracts_root=str(contracts), flows={"silver.order_events": {"on_breach": "warn"}})
+    bench = Bench.at(
+        spark, tmp_path, contracts_root=str(contracts), flows={"silver.order_events": {"on_breach": "warn"}}
+    )
     bench.put("bronze.order_events", "kafka_events", [order_event(order, 1) for order in range(1, 5)])
     bench.run("silver.order_events")
     assert len(bench.rows("silver.order_events")) == 4

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def envelopes(spark: SparkSession, payloads: list[bytes | None]) -> DataFrame:
     rows = [(payload, "key", "topic", 0, place, None, None) for place, payload in enumerate(payloads)]
-    return spark.createDataFrame([(bytearray(row[0]) if row[0] is not None else None, *row[1:]) for row in rows], ENVELOPE)
+    return spark.createDataFrame(
+        [(bytearray(row[0]) if row[0] is not None else None, *row[1:]) for row in rows], ENVELOPE
+    )
 
 
 def read_csv(spark: SparkSession, payloads: list[bytes | None], least: int = 3) -> list[Row]:
@@ -85,7 +87,17 @@ def test_a_message_without_value_is_not_broken(spark: SparkSession) -> None:
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12), min_size=3, max_size=3), min_size=1, max_size=60))
+@given(
+    st.lists(
+        st.lists(
+            st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12),
+            min_size=3,
+            max_size=3,
+        ),
+        min_size=1,
+        max_size=60,
+    )
+)
 def test_what_pythons_csv_writes_is_read_back(spark: SparkSession, records: list[list[str]]) -> None:
     def line(record: list[str]) -> bytes:
         buffer = io.StringIO()
@@ -102,7 +114,9 @@ def test_what_pythons_csv_writes_is_read_back(spark: SparkSession, records: list
 
 
 def read_json(spark: SparkSession, payloads: list[bytes]) -> list[Row]:
-    rows = JsonRecords(("day", "rate")).decode(envelopes(spark, payloads).drop("_offset").withColumn("_offset", _null()))
+    rows = JsonRecords(("day", "rate")).decode(
+        envelopes(spark, payloads).drop("_offset").withColumn("_offset", _null())
+    )
     return rows.orderBy("_offset").collect()
 
 

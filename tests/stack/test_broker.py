@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -83,12 +84,10 @@ def test_topic_is_made_once_and_is_gone_when_deleted(broker: Broker, topic: str)
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux's table of sockets")
 def test_broker_listens_on_the_loopback_alone(broker: Broker) -> None:
-    links = (os.readlink(link) for link in Path(f"/proc/{broker.process_id}/fd").iterdir() if link.is_symlink())
+    links = (str(link.readlink()) for link in Path(f"/proc/{broker.process_id}/fd").iterdir() if link.is_symlink())
     own = {link.removeprefix("socket:[").rstrip("]") for link in links if link.startswith("socket:")}
     rows = [
-        line.split()
-        for table in ("tcp", "tcp6")
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
     ]
     listening = {row[1].split(":")[0] for row in rows if row[3] == "0A" and row[9] in own}
     loopback = {"0100007F", "0000000000000000FFFF00000100007F"}
@@ -119,9 +118,7 @@ def test_killed_broker_comes_back_with_its_data_at_the_same_address(tmp_path: Pa
 
 def test_broker_ends_with_the_process_that_started_it_and_its_folder_is_free(tmp_path: Path) -> None:
     folder = tmp_path / "broker"
-    with subprocess.Popen(
-        [sys.executable, "-c", _OWNER, str(folder)], stdout=subprocess.PIPE, text=True
-    ) as owner:
+    with subprocess.Popen([sys.executable, "-c", _OWNER, str(folder)], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         process_id = int(owner.stdout.readline())
         assert _runs(process_id)
@@ -143,11 +140,20 @@ def test_folder_is_held_by_one_broker(broker: Broker) -> None:
 
 def test_broker_that_cannot_start_says_why_from_its_log(broker: Broker, tmp_path: Path) -> None:
     # Another broker that was given the port of a running one.
-    address = (broker.folder / "address.json").read_text()
-    (tmp_path / "address.json").write_text(address)
+    address = json.loads((broker.folder / "address.json").read_text())
+    (tmp_path / "address.json").write_text(json.dumps(address | {"cluster_id": "AAAAAAAAAAAAAAAAAAAAAQ"}))
     unlucky = Broker(tmp_path)
     with pytest.raises(RetriableError) as caught:
         unlucky.start(timeout=30)
     assert caught.value.code == "BROKER_NOT_UP"
     assert "in use" in caught.value.message
     assert unlucky.process_id is None
+
+
+def test_cluster_id_that_begins_with_a_dash_is_no_option(tmp_path: Path) -> None:
+    broker = Broker(tmp_path)
+    kept = json.loads((tmp_path / "address.json").read_text())
+    (tmp_path / "address.json").write_text(json.dumps(kept | {"cluster_id": "-MkHqJ2sT0CnJ9VZ3Xn1bA"}))
+    with Broker(tmp_path) as dashed:
+        assert dashed.bootstrap_servers == broker.bootstrap_servers
+        assert "-MkHqJ2sT0CnJ9VZ3Xn1bA" in (tmp_path / "data" / "meta.properties").read_text()

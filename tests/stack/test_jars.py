@@ -70,9 +70,7 @@ def test_what_is_needed_comes_along_and_what_spark_brings_does_not() -> None:
     assert "org.scala-lang_scala-library-1.0.jar" in [file.name for file in alone]
 
 
-def test_second_time_needs_neither_java_nor_repository(
-    repository: Repository, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_second_time_needs_neither_java_nor_repository(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     first = jars.resolve(("org.example:top:1.0",), told.append)
     assert any("top.jar" in line for line in told)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -19,13 +21,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def container_servers() -> Iterator[str]:
-    docker = pytest.importorskip("docker", reason="the Python package of the container engine is not installed")
-    try:
-        client = docker.from_env()
-        client.ping()
-        client.close()
-    except docker.errors.DockerException as error:
-        pytest.skip(f"no container engine answers: {error}")
+    engine = shutil.which("docker")
+    if engine is None or subprocess.run([engine, "info"], capture_output=True, check=False).returncode:
+        pytest.skip("no container engine answers `docker info`")
     from testcontainers.kafka import KafkaContainer
 
     with KafkaContainer("confluentinc/cp-kafka:7.9.1").with_kraft() as container:
