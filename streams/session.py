@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from streams import jars
@@ -38,9 +39,9 @@ _TUNING = {
     "spark.ui.retainedJobs": "200",
     "spark.ui.retainedStages": "200",
     "spark.sql.ui.retainedExecutions": "50",
-    "spark.log.level": "ERROR",
 }
 SESSION_DEFAULTS: Final = _TUNING | _DELTA
+_LOGGING: Final = f"-Dlog4j2.configurationFile={(Path(__file__).parent / 'log4j2.properties').as_uri()}"
 _LOOPBACK = {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
 
 
@@ -57,6 +58,7 @@ def build_session(settings: Settings, progress: Callable[[str], None] | None = N
 
     if SparkSession.getActiveSession() is not None:
         raise ConfigurationError("SESSION_EXISTS", "A Spark session is already running in this process.")
+    jars.find_java()
     files = jars.resolve(_coordinates(settings), progress)
     builder = SparkSession.builder.appName(settings.spark.app_name).master(settings.spark.master)
     for key, value in (_configuration(settings) | {"spark.jars": ",".join(str(file) for file in files)}).items():
@@ -73,5 +75,5 @@ def _coordinates(settings: Settings) -> tuple[str, ...]:
 
 def _configuration(settings: Settings) -> dict[str, str]:
     local = _LOOPBACK if settings.spark.master.startswith("local") else {}
-    memory = {"spark.driver.memory": settings.spark.driver_memory}
-    return SESSION_DEFAULTS | local | memory | dict(settings.spark.conf) | _DELTA
+    driver = {"spark.driver.memory": settings.spark.driver_memory, "spark.driver.extraJavaOptions": _LOGGING}
+    return SESSION_DEFAULTS | local | driver | dict(settings.spark.conf) | _DELTA

@@ -15,11 +15,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from streams.errors import ConfigurationError
+from streams.secrets import SecretReference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from streams.secrets import SecretReference
 
 PROJECT: Final = Path(__file__).resolve().parents[1]
 CONFIGURATION_FOLDER: Final = PROJECT / "checkpoints_config"
