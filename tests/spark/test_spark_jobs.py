@@ -1,0 +1,56 @@
+"""How many Spark jobs a quiet batch costs: the figures of the README, so that none is added unseen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.spark.flow_bench import Bench, order_event, rate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pyspark.sql import SparkSession
+
+# A batch of a few rows into tables that are there, nothing wrong with it, by a flow that has run before.
+JOBS = {"silver.order_events": 0, "silver.fx_rates": 0, "gold.fact_orders": 0, "bronze.fx_rates": 0}
+
+
+@pytest.fixture(scope="module")
+def jobs(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    folder: Path = tmp_path_factory.mktemp("jobs")
+    bench = Bench.at(spark, folder)
+    (folder / "fx").mkdir()
+    counted: dict[str, int] = {}
+    for number in range(3):
+        (folder / "fx" / f"{number}.json").write_text(
+            f'{{"rate_date": "2025-02-0{number + 1}", "base_currency": "EUR", "quote_currency": "USD", "rate": 1.1, '
+            f'"published_at": "2025-02-0{number + 1}T15:00:00Z"}}'
+        )
+        bench.put("bronze.order_events", "kafka_events", [order_event(number, 1), order_event(0, number + 1, "paid")])
+        for flow in ("bronze.fx_rates", *(name for name in JOBS if not name.startswith("bronze"))):
+            before = jobs_so_far(spark)
+            (run,) = bench.run(flow)
+            assert len(run.audits) == 1, flow
+            counted[flow] = jobs_so_far(spark) - before
+    return counted
+
+
+def jobs_so_far(spark: SparkSession) -> int:
+    return int(spark.sparkContext._jsc.sc().dagScheduler().numTotalJobs())
+
+
+@pytest.mark.parametrize("flow", JOBS)
+def test_a_quiet_batch_costs_so_many_jobs(jobs: dict[str, int], flow: str) -> None:
+    assert jobs[flow] == JOBS[flow]
+
+
+def test_a_run_with_nothing_new_costs_none(spark: SparkSession, tmp_path: Path) -> None:
+    bench = Bench.at(spark, tmp_path)
+    bench.put("bronze.fx_rates", "fx_rates", [rate(6, "1.1")])
+    bench.run("silver.fx_rates")
+    bench.run("silver.fx_rates")
+    before = jobs_so_far(spark)
+    bench.run("silver.fx_rates")
+    assert jobs_so_far(spark) == before

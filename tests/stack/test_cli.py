@@ -1,0 +1,152 @@
+"""The commands as a person or a program calls them: what they print, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from streams.local.producer import send_messages
+from streams.local.replay import plan_replay
+from tests.stack.test_kill import configure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streams.local.broker import Broker
+
+ROOT = Path(__file__).parents[2]
+
+
+def streams(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "streams", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def lake(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration whose topic holds a small replay."""
+    folder = tmp_path_factory.mktemp("cli")
+    broker.create_topic("cli", partitions=1)
+    send_messages(plan_replay(seed=6, limit=60).messages, broker.bootstrap_servers, "cli")
+    return configure(folder, broker, "cli", folder / "landing")
+
+
+def test_lists_for_people_and_for_programs() -> None:
+    jobs = json.loads(streams("jobs", "--json").stdout)
+    assert [job["job"] for job in jobs][:2] == ["kafka_csv_to_bronze", "fx_json_to_bronze"]
+    flows = {flow["flow"]: flow for flow in json.loads(streams("flows", "--json").stdout)}
+    assert flows["gold.fact_orders"]["reads"] == ["silver.order_events", "silver.fx_rates"]
+    drawn = streams("flows", "--draw").stdout
+    assert drawn.index("topic order_events") < drawn.index("bronze.order_events") < drawn.index("gold.fact_orders")
+
+
+def test_validate_is_quick_and_finds_what_is_wrong(tmp_path: Path, lake: Path) -> None:
+    began = time.monotonic()
+    assert streams("validate").returncode == 0
+    assert time.monotonic() - began < 6  # two seconds on a machine that does nothing else
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(lake.read_text().replace("bootstrap_servers", "bootstrap_server"))
+    ended = streams("validate", "--config", str(wrong), "--json")
+    assert ended.returncode == 2
+    (finding,) = (found for found in json.loads(ended.stdout) if found["problem"])
+    assert finding["code"] == "SETTINGS_INVALID"
+    assert "kafka.bootstrap_server" in finding["problem"]
+    assert "'bootstrap_servers'" in finding["problem"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("run", "--job", "nothing"), "JOB_UNKNOWN"),
+        (("run", "--job", "bronze_to_silver", "--env", "nowhere"), "SETTINGS_FILE_MISSING"),
+        (("errors", "replay"), "CALL_INCOMPLETE"),
+        (("resume", "bronze.order_events"), "LOSS_NOT_ACCEPTED"),
+        (("resume", "bronze.nothing", "--accept-loss"), "FLOW_UNKNOWN"),
+    ],
+)
+def test_a_wrong_call_says_so_and_ends_with_2(arguments: tuple[str, ...], code: str) -> None:
+    ended = streams(*arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert code in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_from_the_topic_to_the_lane_and_back(lake: Path) -> None:
+    config = ("--config", str(lake))
+    ran = streams("run", "--job", "kafka_csv_to_bronze", *config, "--json")
+    assert ran.returncode == 0, ran.stderr
+    (flow,) = json.loads(ran.stdout)
+    assert flow["rows_read"] == flow["rows_written"] + flow["rows_error"]
+    waiting = json.loads(streams("errors", "list", *config, "--json").stdout)
+    assert len(waiting) == flow["rows_error"] > 2
+    first, second = waiting[0]["id"], waiting[1]["id"]
+
+    shown = json.loads(streams("errors", "show", first[:10], *config, "--json").stdout)
+    assert shown["payload"] is None or not any(character in "12345678" for character in shown["payload"])
+    mended = lake.parent / "mended.csv"
+    mended.write_text("00000000-0000-4000-8000-000000000001,CD-7,1,created,2025-01-02T10:00:00Z,7,1,9.99,USD,mended")
+    replayed = streams("errors", "replay", first, "--payload-file", str(mended), "--note", "by hand", *config)
+    assert replayed.stdout.startswith("1 row replayed."), replayed.stderr
+    assert streams("errors", "replay", first, *config).stdout.startswith("0 rows replayed.")
+    assert streams("errors", "discard", second, *config).stdout.startswith("1 row discarded.")
+
+    (flow,) = json.loads(streams("run", "--job", "kafka_csv_to_bronze", *config, "--json").stdout)
+    assert (flow["rows_read"], flow["rows_written"]) == (1, 1)
+    assert len(json.loads(streams("errors", "list", *config, "--json").stdout)) == len(waiting) - 2
+
+
+def test_a_gate_that_fails_names_the_check_and_ends_with_1(lake: Path) -> None:
+    ended = streams("run", "--job", "dq_gold_gate", "--config", str(lake))
+    assert ended.returncode == 1
+    assert "gold.fact_orders: the table is there" in ended.stdout
+    (results,) = (lake.parent / "results" / "gold").glob("*.json")
+    assert json.loads(results.read_text())["passed"] is False
+
+
+def test_up_drains_on_sigterm_and_goes_on_after_a_kill(lake: Path) -> None:
+    offsets = lake.parent / "checkpoints" / "silver.order_events" / "commits"
+    with up(lake) as process:
+        wait_until(lambda: offsets.is_dir() and any(offsets.iterdir()), process)
+        process.kill()
+        process.wait(30)
+    with up(lake) as process:
+        gold = lake.parent / "checkpoints" / "gold.fact_orders" / "commits"
+        wait_until(lambda: gold.is_dir() and any(gold.iterdir()), process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    passed = streams("run", "--job", "dq_silver_gate", "--config", str(lake), "--json")
+    found: list[dict[str, Any]] = json.loads(passed.stdout)
+    assert {check["outcome"] for check in found if check["table"] == "silver.order_events"} <= {"pass", "warn", "fail"}
+    assert [check["check"] for check in found if check["check"].startswith("duplicate") and check["outcome"] != "pass"] == []
+
+
+def up(config: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "streams", "up", "--config", str(config)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert process.poll() is None, f"it ended with {process.returncode}"
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.2)
