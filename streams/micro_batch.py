@@ -53,17 +53,14 @@ class MicroBatch:
     spark: SparkSession
     is_repeated: bool  # an earlier process had begun it: its writes may be there already
     seconds: dict[str, float] = field(default_factory=dict)
-    _kept: list[DataFrame] = field(default_factory=list)
 
     def keep(self, rows: DataFrame) -> DataFrame:
-        """Cache rows that this batch reads more than once, until it is done."""
-        self._kept.append(rows.persist())
-        return rows
+        """Compute rows once, when they are first needed, for all that this batch does with them.
 
-    def release(self) -> None:
-        """Let go of what `keep` cached."""
-        while self._kept:
-            self._kept.pop().unpersist()
+        A local checkpoint and not a cache: it cuts the plan too. MERGE plans its source several times over, and
+        with a plan of Delta scans behind it each time costs more than the merge.
+        """
+        return rows.localCheckpoint(eager=False)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -292,10 +289,7 @@ def process(processor: Processor, batch: MicroBatch, audit_table: str, results_r
     """
     started_at = datetime.now(UTC)
     batch.passes("batch_begun")
-    try:
-        outcome = processor.run(batch)
-    finally:
-        batch.release()
+    outcome = processor.run(batch)
     outcome.counts.verify(batch.identity)
     if not outcome.counts.rows_read:
         return None

@@ -31,6 +31,10 @@ _TUNING = {
     "spark.sql.adaptive.enabled": "false",
     # Delta's own log is checkpointed every 10 commits otherwise; a stream commits every second.
     "spark.databricks.delta.properties.defaults.checkpointInterval": "50",
+    # A merge's source is computed once by us; Delta would copy it once more to be sure that it does not change.
+    "spark.databricks.delta.merge.materializeSource": "none",
+    # What a batch computed is let go of when the driver collects its garbage, which an idle driver seldom does.
+    "spark.cleaner.periodicGC.interval": "5min",
     "spark.sql.streaming.minBatchesToRetain": "20",
     "spark.sql.streaming.metricsEnabled": "false",
     "spark.ui.enabled": "false",
@@ -41,7 +45,7 @@ _TUNING = {
     "spark.sql.ui.retainedExecutions": "50",
 }
 SESSION_DEFAULTS: Final = _TUNING | _DELTA
-_LOGGING: Final = f"-Dlog4j2.configurationFile={(Path(__file__).parent / 'log4j2.properties').as_uri()}"
+LOGGING: Final = f"-Dlog4j2.configurationFile={(Path(__file__).parent / 'log4j2.properties').as_uri()}"
 _LOOPBACK = {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
 
 
@@ -75,5 +79,5 @@ def _coordinates(settings: Settings) -> tuple[str, ...]:
 
 def _configuration(settings: Settings) -> dict[str, str]:
     local = _LOOPBACK if settings.spark.master.startswith("local") else {}
-    driver = {"spark.driver.memory": settings.spark.driver_memory, "spark.driver.extraJavaOptions": _LOGGING}
+    driver = {"spark.driver.memory": settings.spark.driver_memory, "spark.driver.extraJavaOptions": LOGGING}
     return SESSION_DEFAULTS | local | driver | dict(settings.spark.conf) | _DELTA

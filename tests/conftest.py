@@ -8,10 +8,13 @@ import pytest
 from pyspark.sql import SparkSession
 
 from streams import jars
-from streams.session import SESSION_DEFAULTS
+from streams.session import LOGGING, SESSION_DEFAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# A test ends before the optimizing compiler has paid for itself.
+QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +24,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     options = SESSION_DEFAULTS | {
         "spark.jars": ",".join(str(file) for file in jars.resolve(jars.SPARK_JARS)),
         "spark.driver.memory": "1g",
+        "spark.driver.extraJavaOptions": f"{LOGGING} {QUICK_START}",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),

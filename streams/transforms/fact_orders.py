@@ -55,7 +55,10 @@ def fact_orders(events: DataFrame, rates: DataFrame, reporting_currency: str) ->
     """
     orders = _orders(events)
     converted = _with_rate(orders, rates, F.col("currency"), "rate", "rate_date")
-    converted = _with_rate(converted, rates, F.lit(reporting_currency), "_to_rate", "_to_date")
+    if reporting_currency == BASE_CURRENCY:
+        converted = converted.withColumn("_to_rate", F.lit(1).cast(_RATE))
+    else:
+        converted = _with_rate(converted, rates, F.lit(reporting_currency), "_to_rate", "_to_date")
     amount = convert(F.col("amount"), F.col("rate"), F.col("_to_rate"))
     # An amount in the reporting currency needs no rate at all.
     amount = F.when(F.col("currency") == reporting_currency, F.col("amount")).otherwise(amount)

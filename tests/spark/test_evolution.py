@@ -49,12 +49,19 @@ def test_a_new_column_flows_through(spark: SparkSession, tmp_path: Path, contrac
     land(tmp_path, "1.json")
     bench.put("bronze.order_events", "kafka_events", [order_event(1, 1)])
     bench.run("silver.order_events", *FX)
-    change(contracts, "source", {"type": "string", "description": "Who published it.", "enum": ["ECB"], "x-added": "2026-12-01"})
+    change(
+        contracts,
+        "source",
+        {"type": "string", "description": "Who published it.", "enum": ["ECB"], "x-added": "2026-12-01"},
+    )
     bench = restarted(bench, tmp_path, contracts)
     land(tmp_path, "2.json", quote_currency="GBP", source="ECB")
     land(tmp_path, "3.json", quote_currency="SEK", source="someone")
     bench.run(*FX)
-    assert {row["quote_currency"]: row["source"] for row in bench.rows("silver.fx_rates")} == {"USD": None, "GBP": "ECB"}
+    assert {row["quote_currency"]: row["source"] for row in bench.rows("silver.fx_rates")} == {
+        "USD": None,
+        "GBP": "ECB",
+    }
     (waiting,) = bench.all_rows(bench.service.lake.lane("bronze"))
     assert waiting["violations"][0].asDict() == {"code": "enum", "column": "source", "value": "someone"}
     land(tmp_path, "4.json", rate=4, published_at="2025-01-03T16:00:00Z", source="ECB")
@@ -79,7 +86,9 @@ def test_a_wider_type_is_widened(spark: SparkSession, tmp_path: Path, contracts:
 
 
 @pytest.mark.parametrize("said", [{"type": "number", "x-decimal": [10, 2]}, {"type": "integer"}, {"type": "string"}])
-def test_what_would_lose_something_stops(spark: SparkSession, tmp_path: Path, contracts: Path, said: dict[str, Any]) -> None:
+def test_what_would_lose_something_stops(
+    spark: SparkSession, tmp_path: Path, contracts: Path, said: dict[str, Any]
+) -> None:
     bench = Bench.at(spark, tmp_path, contracts_root=str(contracts))
     land(tmp_path, "1.json")
     bench.run("bronze.fx_rates")

@@ -47,7 +47,7 @@ arrivals = st.lists(st.one_of(events, events, tombstones, rates), min_size=4, ma
 
 
 @settings(
-    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(arrived=arrivals, seed=st.integers(0, 2**16))
 def test_order_split_and_repetition_do_not_matter(

@@ -132,7 +132,9 @@ def test_up_drains_on_sigterm_and_goes_on_after_a_kill(lake: Path) -> None:
     passed = streams("run", "--job", "dq_silver_gate", "--config", str(lake), "--json")
     found: list[dict[str, Any]] = json.loads(passed.stdout)
     assert {check["outcome"] for check in found if check["table"] == "silver.order_events"} <= {"pass", "warn", "fail"}
-    assert [check["check"] for check in found if check["check"].startswith("duplicate") and check["outcome"] != "pass"] == []
+    assert [
+        check["check"] for check in found if check["check"].startswith("duplicate") and check["outcome"] != "pass"
+    ] == []
 
 
 def up(config: Path) -> subprocess.Popen[bytes]:

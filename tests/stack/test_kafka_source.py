@@ -70,7 +70,10 @@ def test_a_topic_made_anew_stops_the_flow_until_someone_accepts(bench: Bench, br
     resume_after_loss(all_flows(bench.service.settings)[FLOW], bench.service)
     (run,) = bench.run(FLOW)
     assert run.total("rows_read") == 10
-    assert len(bench.all_rows(bench.service.lake.table(FLOW))) + len(bench.all_rows(bench.service.lake.lane("bronze"))) == 40
+    assert (
+        len(bench.all_rows(bench.service.lake.table(FLOW))) + len(bench.all_rows(bench.service.lake.lane("bronze")))
+        == 40
+    )
 
 
 def test_offsets_that_aged_out_stop_the_flow_until_someone_accepts(bench: Bench, broker: Broker, topic: str) -> None:
@@ -95,7 +98,9 @@ def test_offsets_that_aged_out_stop_the_flow_until_someone_accepts(bench: Bench,
 def test_a_broker_that_is_away_is_worth_another_try(spark: SparkSession, tmp_path: Path) -> None:
     with Broker(tmp_path / "broker") as away:
         away.create_topic("t", partitions=1)
-        bench = Bench.at(spark, tmp_path, kafka={"bootstrap_servers": away.bootstrap_servers, "topics": {"order_events": "t"}})
+        bench = Bench.at(
+            spark, tmp_path, kafka={"bootstrap_servers": away.bootstrap_servers, "topics": {"order_events": "t"}}
+        )
         send_messages(messages(5), away.bootstrap_servers, "t")
         assert bench.run(FLOW)[0].total("rows_read") == 5
         away.kill()
@@ -108,7 +113,9 @@ def test_a_broker_that_is_away_is_worth_another_try(spark: SparkSession, tmp_pat
 
 
 def test_a_topic_that_is_not_there_is_named(spark: SparkSession, broker: Broker, tmp_path: Path) -> None:
-    bench = Bench.at(spark, tmp_path, kafka={"bootstrap_servers": broker.bootstrap_servers, "topics": {"order_events": "nowhere"}})
+    bench = Bench.at(
+        spark, tmp_path, kafka={"bootstrap_servers": broker.bootstrap_servers, "topics": {"order_events": "nowhere"}}
+    )
     with pytest.raises(RetriableError) as caught:
         bench.run(FLOW)
     assert (caught.value.code, caught.value.parameters["topic"]) == ("KAFKA_TOPIC_MISSING", "nowhere")
