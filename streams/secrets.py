@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SCHEMES: Final = ("env", "aws-secretsmanager", "file")
 _resolved: set[str] = set()
+_Found = tuple[str | None, str | None]  # the value, or why there is none
 
 
 def known_secrets() -> frozenset[str]:
@@ -55,38 +56,44 @@ class SecretReference:
         Raises:
             ConfigurationError: ``SECRET_MISSING``.
         """
-        value = {"env": self._from_environment, "file": self._from_file, "aws-secretsmanager": self._from_aws}[
-            self.scheme
-        ]()
+        look_up = {"env": self._from_environment, "file": self._from_file, "aws-secretsmanager": self._from_aws}
+        value, obstacle = look_up[self.scheme]()
         if not value:
+            # Raised here and not where it was caught: an error on decoding holds the text that it failed on.
             raise ConfigurationError(
                 "SECRET_MISSING",
-                f"There is no secret at {self}.",
+                f"There is no secret at {self}{f' ({obstacle})' if obstacle else ''}.",
                 way_out="Put it there, or change the reference.",
                 reference=str(self),
             )
         _resolved.add(value)
         return value
 
-    def _from_environment(self) -> str | None:
-        return os.environ.get(self.name)
+    def _from_environment(self) -> _Found:
+        return os.environ.get(self.name), None
 
-    def _from_file(self) -> str | None:
-        file = Path(self.name)
-        return file.read_text(encoding="utf-8").rstrip("\r\n") if file.is_file() else None
+    def _from_file(self) -> _Found:
+        try:
+            return Path(self.name).read_text(encoding="utf-8").rstrip("\r\n"), None
+        except UnicodeDecodeError:
+            return None, "not UTF-8"
+        except OSError as error:
+            return None, error.strerror
 
-    def _from_aws(self) -> str | None:
+    def _from_aws(self) -> _Found:
         import boto3
         from botocore.exceptions import BotoCoreError, ClientError
 
         identifier, _, key = self.name.partition("#")
         try:
             value = boto3.client("secretsmanager").get_secret_value(SecretId=identifier).get("SecretString")
-        except (BotoCoreError, ClientError) as error:
-            raise ConfigurationError(
-                "SECRET_MISSING", f"The secret at {self} can't be read: {type(error).__name__}.", reference=str(self)
-            ) from error
-        return str(json.loads(value)[key]) if key and value else str(value)
+        except ClientError as error:
+            return None, str(error.response["Error"]["Code"])
+        except BotoCoreError as error:
+            return None, type(error).__name__
+        if value is None:
+            return None, "binary, not text"
+        return _of_json(value, key) if key else (str(value), None)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
@@ -94,3 +101,14 @@ class SecretReference:
             return value if isinstance(value, cls) else cls(str(value))
 
         return core_schema.no_info_plain_validator_function(read, serialization=core_schema.to_string_ser_schema())
+
+
+def _of_json(text: str, key: str) -> _Found:
+    try:
+        secret = json.loads(text)
+    except ValueError:
+        return None, "not JSON"
+    if not isinstance(secret, dict) or key not in secret:
+        return None, f"no key {key}"
+    value = secret[key]
+    return (value, None) if isinstance(value, str) else (None, f"{key} is not a string")

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import types
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from streams.errors import ConfigurationError
 from streams.secrets import SecretReference
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
 PROJECT: Final = Path(__file__).resolve().parents[1]
 CONFIGURATION_FOLDER: Final = PROJECT / "checkpoints_config"
 _PREFIX: Final = "STREAMS__"
-Seconds = Annotated[float, Field(gt=0)]
+# Their keys have dots and capitals, which the name of a variable can't be trusted with.
+_NAMED_FREELY: Final = (("flows",), ("spark", "conf"))
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Text = Annotated[str, Field(min_length=1)]  # an empty root would be the project's folder
 
 
 class _Model(BaseModel):
@@ -33,25 +38,35 @@ class _Model(BaseModel):
 class Root(_Model):
     """A folder: a local path (relative ones are under the project), ``s3a://…``, or any other that Hadoop knows."""
 
-    root: str
+    root: Text
 
 
 class Topics(_Model):
     """The topics' names."""
 
-    order_events: str = "order_events"
+    order_events: Text = "order_events"
 
 
 class KafkaSettings(_Model):
     """How to reach the brokers."""
 
-    bootstrap_servers: str
+    bootstrap_servers: Text
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    sasl_username: str | None = None
+    sasl_username: Text | None = None
     sasl_password: SecretReference | None = None
-    ssl_ca_location: str | None = None
+    ssl_ca_location: Text | None = None
     topics: Topics = Topics()
+
+    @model_validator(mode="after")
+    def _has_login(self) -> Self:
+        if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.sasl_password):
+            raise PydanticCustomError(
+                "login_missing",
+                "{protocol} needs sasl_username and sasl_password",
+                {"protocol": self.security_protocol},
+            )
+        return self
 
     def client_options(self) -> dict[str, Any]:
         """For confluent-kafka."""
@@ -81,22 +96,24 @@ class KafkaSettings(_Model):
     def _jaas(self) -> str:
         module = "plain.PlainLoginModule" if self.sasl_mechanism == "PLAIN" else "scram.ScramLoginModule"
         password = self.sasl_password.resolve() if self.sasl_password else ""
-        login = f"username={json.dumps(self.sasl_username)} password={json.dumps(password)}"
+        # Java's tokenizer knows JSON's escapes, but not its \u.
+        name, word = (json.dumps(value, ensure_ascii=False) for value in (self.sasl_username, password))
+        login = f"username={name} password={word}"
         return f"org.apache.kafka.common.security.{module} required {login};"
 
 
 class Files(_Model):
     """The folders that files arrive in."""
 
-    fx_rates: str
+    fx_rates: Text
 
 
 class SparkSettings(_Model):
     """Where Spark runs; `conf` takes any setting of Spark's, and wins over the service's own."""
 
-    master: str = "local[2]"
-    app_name: str = "lakehouse-streams"
-    driver_memory: str = "2g"
+    master: Text = "local[2]"
+    app_name: Text = "lakehouse-streams"
+    driver_memory: Text = "2g"
     conf: dict[str, str] = {}
 
 
@@ -114,7 +131,7 @@ class RestartSettings(_Model):
 
     first_pause_seconds: Seconds = 1.0
     max_pause_seconds: Seconds = 60.0
-    multiplier: Annotated[float, Field(ge=1)] = 2.0
+    multiplier: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.2
     max_restarts: PositiveInt = 10
     window_seconds: Seconds = 600.0
@@ -130,11 +147,11 @@ class LoggingSettings(_Model):
 class Settings(_Model):
     """Everything that differs from one environment to another."""
 
-    environment: str
+    environment: Text
     lake: Root
     checkpoints: Root
-    dq_results_root: str
-    contracts_root: str = "contracts"
+    dq_results_root: Text
+    contracts_root: Text = "contracts"
     reporting_currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "EUR"
     kafka: KafkaSettings
     files: Files
@@ -167,24 +184,27 @@ def load_settings(
             problem: the key's path, what is wrong, the nearest known key) or ``SECRET_MISSING``.
     """
     place = config or str(CONFIGURATION_FOLDER / f"{env}.yaml")
-    said = _parse(place, _read(place))
+    said, problems = _overridden(_parse(place, _read(place)), environ)
+    settings = None
     try:
-        settings = Settings.model_validate(_overridden(said, environ))
+        settings = Settings.model_validate(said)
     except ValidationError as error:
-        problems = [_problem(found) for found in error.errors(include_url=False, include_input=False)]
+        problems += [_problem(found) for found in error.errors(include_url=False, include_input=False)]
+    if settings is None or problems:
+        # Out of the block above: pydantic's error holds the input, which may be a secret.
         raise ConfigurationError(
             "SETTINGS_INVALID",
-            f"{place}: {'; '.join(text for _, text in problems)}.",
+            f"{place}: {'; '.join(_told(*problem, environ) for problem in problems)}.",
             file=place,
             keys=[key for key, _ in problems],
-        ) from None  # the original holds the input, which may be a secret
+        )
     settings = _with_absolute_paths(settings)
     if check_secrets and settings.kafka.sasl_password is not None:
         settings.kafka.sasl_password.resolve()
     return settings
 
 
-def _read(place: str) -> str:
+def _read(place: str) -> bytes:
     if place.startswith(("s3://", "s3a://")):
         return _read_s3(place)
     file = Path(place)
@@ -193,52 +213,101 @@ def _read(place: str) -> str:
         raise ConfigurationError(
             "SETTINGS_FILE_MISSING", f"There is no configuration {place}.", way_out=f"--env knows: {known}.", file=place
         )
-    return file.read_text(encoding="utf-8")
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(
+            "SETTINGS_FILE_MISSING", f"The configuration {place} can't be read: {error.strerror}.", file=place
+        ) from error
 
 
-def _read_s3(place: str) -> str:
+def _read_s3(place: str) -> bytes:
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, _, key = place.split("://", 1)[1].partition("/")
     try:
-        return str(boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read(), "utf-8")
+        with boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"] as body:
+            return bytes(body.read())
     except (BotoCoreError, ClientError) as error:
         raise ConfigurationError(
             "SETTINGS_FILE_MISSING", f"The configuration {place} can't be read: {error}.", file=place
         ) from error
 
 
-def _parse(place: str, text: str) -> dict[str, Any]:
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for place, (key, _) in enumerate(node.value):
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in keys[:place]:
+                raise yaml.constructor.ConstructorError(None, None, "a key is there twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _parse(place: str, content: bytes) -> dict[str, Any]:
+    said: Any = None
+    trouble = "is not a mapping of keys to values"
     try:
-        said = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigurationError("SETTINGS_NOT_YAML", f"{place} is not YAML: {error}.", file=place) from error
+        said = yaml.load(content.decode("utf-8"), _Loader)  # noqa: S506  a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        trouble = _where(error)
+    except (yaml.YAMLError, ValueError):  # not UTF-8, or the 31st of February
+        trouble = "is not YAML"
     if not isinstance(said, dict):
-        raise ConfigurationError("SETTINGS_NOT_YAML", f"{place} is not a mapping of keys to values.", file=place)
+        raise ConfigurationError("SETTINGS_NOT_YAML", f"{place} {trouble}.", file=place)
     return said
 
 
-def _overridden(said: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    # A flow's name has a dot, which the name of no variable can have: `flows` is set in the file only.
-    for name, value in environ.items():
-        if name.startswith(_PREFIX):
-            *parents, last = name.removeprefix(_PREFIX).lower().split("__")
-            place = said
-            for parent in parents:
-                place = place.setdefault(parent, {})
+def _where(error: yaml.MarkedYAMLError) -> str:
+    # Never the error's own text: it quotes the file, and a stray sign in a line is likeliest in a password.
+    twice = ": a key is there twice" if error.problem == "a key is there twice" else ""
+    mark = error.problem_mark or error.context_mark
+    return f"is not YAML in line {mark.line + 1}, column {mark.column + 1}{twice}" if mark else "is not YAML"
+
+
+def _overridden(said: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    problems = []
+    for name, value in sorted(environ.items()):  # a parent comes before what lies in it
+        if not name.startswith(_PREFIX):
+            continue
+        path = _path_of(name)
+        *parents, last = path
+        place: Any = said
+        for parent in parents:
+            if place.get(parent) is None:
+                place[parent] = {}
+            place = place[parent]
+            if not isinstance(place, dict):
+                break
+        if not isinstance(place, dict):
+            problems.append((".".join(path), f"{parent} is a value, which no key lies in"))
+        elif tuple(parents[:1]) in _NAMED_FREELY or tuple(parents[:2]) in _NAMED_FREELY:
+            problems.append((".".join(path), "can be set in the file only"))
+        else:
             place[last] = value
-    return said
+    return said, problems
+
+
+def _path_of(variable: str) -> list[str]:
+    return variable.removeprefix(_PREFIX).lower().split("__")
+
+
+def _told(path: str, trouble: str, environ: Mapping[str, str]) -> str:
+    """The problem, with the variable that it comes from, if it isn't the file's."""
+    variables = [name for name in environ if name.startswith(_PREFIX) and ".".join(_path_of(name)) == path]
+    return f"{path or 'the file'}{f' (from {variables[0]})' if variables else ''}: {trouble}"
 
 
 def _problem(error: Any) -> tuple[str, str]:
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] != "extra_forbidden":
-        return path, f"{path}: {error['msg']}"
+        return path, str(error["msg"])
     near = difflib.get_close_matches(
         str(error["loc"][-1]), list(_known_keys(Settings, error["loc"][:-1])), n=1, cutoff=0.5
     )
-    return path, f"{path}: no such key" + (f"; did you mean {near[0]!r}?" if near else "")
+    return path, "no such key" + (f", did you mean {near[0]!r}?" if near else "")
 
 
 def _known_keys(model: type[BaseModel], path: tuple[Any, ...]) -> Iterator[str]:
@@ -257,10 +326,12 @@ def _known_keys(model: type[BaseModel], path: tuple[Any, ...]) -> Iterator[str]:
 
 def _with_absolute_paths(settings: Settings) -> Settings:
     def absolute(path: str) -> str:
-        return path if "://" in path else str(PROJECT / Path(path).expanduser())
+        return path if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path) else str(PROJECT / Path(path).expanduser())
 
+    certificate = settings.kafka.ssl_ca_location
     return settings.model_copy(
         update={
+            "kafka": settings.kafka.model_copy(update={"ssl_ca_location": certificate and absolute(certificate)}),
             "lake": Root(root=absolute(settings.lake.root)),
             "checkpoints": Root(root=absolute(settings.checkpoints.root)),
             "dq_results_root": absolute(settings.dq_results_root),

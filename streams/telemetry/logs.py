@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -20,9 +21,15 @@ if TYPE_CHECKING:
     from streams.settings import LoggingSettings
 
 MASK: Final = "***"
-_SECRET_KEY: Final = re.compile(r"password|passwd|secret|token|credential|private_key|api_key|jaas", re.IGNORECASE)
+_FORMATTERS_OWN: Final = frozenset({"_record", "_from_structlog"})
+_SECRET_KEY: Final = re.compile(
+    r"password|passwd|secret|token|credential|authorization|private_key|api_key|jaas", re.IGNORECASE
+)
+# The name may go on (`secret.access.key`) and be quoted; the value may be quoted, hold escapes, and have no end.
 _SECRET_PAIR: Final = re.compile(
-    r"((?:password|passwd|secret|token|api_key)[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&\"']+)", re.IGNORECASE
+    r"""((?:password|passwd|secret|token|credentials?|private_key|api_key)(?:[._-][\w.-]*|key)?\\?["']?\s*[=:]\s*)"""
+    r"""(\\".*?(?:\\"|$)|"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?|[^\s,;&"']+)""",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -34,12 +41,15 @@ def configure_logging(settings: LoggingSettings, run_id: str) -> None:
     is_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        lambda _logger, _method, event: {"run": run_id, **event},  # the threads of libraries bind nothing
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
         mask_secrets,
     ]
-    renderer: Processor = structlog.processors.JSONRenderer(default=str) if is_json else structlog.dev.ConsoleRenderer()
+    # Tracebacks are text by then, as only text can be masked.
+    lines = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer: Processor = structlog.processors.JSONRenderer() if is_json else lines
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -60,7 +70,6 @@ def configure_logging(settings: LoggingSettings, run_id: str) -> None:
         cache_logger_on_first_use=False,
     )
     structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(run=run_id)
 
 
 @contextmanager
@@ -72,16 +81,39 @@ def bound(**facts: object) -> Iterator[None]:
 
 def mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Mask values under telling names, pairs such as ``password=…`` in texts, and every secret resolved so far."""
-    return {key: MASK if _SECRET_KEY.search(key) else _masked(value) for key, value in event.items()}
+    own = {key: value for key, value in event.items() if key in _FORMATTERS_OWN}
+    return {**_masked({key: value for key, value in event.items() if key not in own}), **own}
 
 
 def _masked(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: MASK if _SECRET_KEY.search(str(key)) else _masked(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_masked(inner) for inner in value]
-    if not isinstance(value, str):
+    if value is None or isinstance(value, bool | int | float):
         return value
-    for secret in known_secrets():
-        value = value.replace(secret, MASK)
-    return _SECRET_PAIR.sub(rf"\1{MASK}", value)
+    if isinstance(value, dict):
+        return {
+            _masked_text(str(key)): MASK if _SECRET_KEY.search(str(key)) else _masked(inner)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_masked(inner) for inner in value]
+    # An error, a path, a model: what would be shown of it later is its text.
+    return _masked_text(str(value))
+
+
+def _masked_text(text: str) -> str:
+    for secret in sorted(_spellings(), key=len, reverse=True):  # one secret may be a part of another
+        text = text.replace(secret, MASK)
+    return _SECRET_PAIR.sub(rf"\1{MASK}", text)
+
+
+def _spellings() -> set[str]:
+    """The secrets as they are, and as they stand in JSON, in a login module's options and in Python's literals."""
+    return {
+        spelling
+        for secret in known_secrets()
+        for spelling in (
+            secret,
+            json.dumps(secret)[1:-1],
+            json.dumps(secret, ensure_ascii=False)[1:-1],
+            repr(secret)[1:-1],
+        )
+    }

@@ -13,10 +13,14 @@ from confluent_kafka.cimpl import NewTopic
 
 from streams.local.producer import send_messages
 from streams.local.replay import plan_replay
+from tests.spark.flow_bench import Bench
 from tests.stack.reading import read_topic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from pyspark.sql import SparkSession
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +32,18 @@ def container_servers() -> Iterator[str]:
 
     with KafkaContainer("confluentinc/cp-kafka:7.9.1").with_kraft() as container:
         yield container.get_bootstrap_server()
+
+
+def test_bronze_reads_from_the_container(
+    spark: SparkSession, container_servers: str, topic: str, tmp_path: Path
+) -> None:
+    messages = plan_replay(seed=4, limit=50).messages
+    admin = AdminClient({"bootstrap.servers": container_servers})
+    admin.create_topics([NewTopic(topic, 2, 1)])[topic].result(60)
+    send_messages(messages, container_servers, topic)
+    kafka = {"bootstrap_servers": container_servers, "topics": {"order_events": topic}}
+    (run,) = Bench.at(spark, tmp_path, kafka=kafka).run("bronze.order_events")
+    assert run.total("rows_read") == len(messages) == run.total("rows_written") + run.total("rows_error")
 
 
 def test_container_holds_what_the_plan_says(container_servers: str, topic: str) -> None:

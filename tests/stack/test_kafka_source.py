@@ -15,6 +15,7 @@ from streams.local.producer import send_messages
 from streams.local.replay import Message, plan_replay
 from streams.supervisor.resume import resume_after_loss
 from tests.spark.flow_bench import Bench
+from tests.spark.test_spark_jobs import jobs_so_far
 from tests.stack.reading import read_topic
 
 if TYPE_CHECKING:
@@ -119,3 +120,14 @@ def test_a_topic_that_is_not_there_is_named(spark: SparkSession, broker: Broker,
     with pytest.raises(RetriableError) as caught:
         bench.run(FLOW)
     assert (caught.value.code, caught.value.parameters["topic"]) == ("KAFKA_TOPIC_MISSING", "nowhere")
+
+
+def test_a_quiet_batch_costs_three_jobs(bench: Bench, broker: Broker, topic: str) -> None:
+    """The append, Delta's look at its ``txn`` actions, the audit: the figure of the README."""
+    sound = [message for message in plan_replay(seed=1, limit=60).messages if message.kind == "event"]
+    for part in (sound[:10], sound[10:20], sound[20:30]):
+        send_messages(part, broker.bootstrap_servers, topic)
+        before = jobs_so_far(bench.spark)
+        (run,) = bench.run(FLOW)
+        assert run.total("rows_written") == len(part)
+    assert jobs_so_far(bench.spark) - before == 3

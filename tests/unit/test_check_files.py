@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.quality.soda_scan import validate_checks
+from streams.quality.check_files import validate_checks
 
 CHECK_FILES = sorted((Path(__file__).parents[2] / "contracts" / "soda").rglob("*.yml"))
 
@@ -60,7 +60,7 @@ def test_judging_a_check_file_imports_no_soda() -> None:
     import subprocess
 
     code = (
-        "import sys; from pathlib import Path; from streams.quality.soda_scan import validate_checks;"
+        "import sys; from pathlib import Path; from streams.quality.check_files import validate_checks;"
         f"validate_checks(Path({str(CHECK_FILES[0])!r}));"
         "sys.exit('soda' in sys.modules or 'pyspark' in sys.modules)"
     )
