@@ -11,10 +11,10 @@ READY := $(VENV)/.ready
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
-demo: $(READY) java ## real data through every flow, on a stack of its own
+demo: java $(READY) ## real data through every flow, on a stack of its own
 	@$(RUN) streams demo
 
-test: check java ## the checks, then all tests
+test: java check ## the checks, then all tests
 	@$(RUN) pytest
 
 check: $(READY) ## style, types, the direction of imports, and the project's own files
@@ -24,7 +24,7 @@ check: $(READY) ## style, types, the direction of imports, and the project's own
 	@$(VENV)/bin/lint-imports --no-cache
 	@$(RUN) streams validate
 
-bench: $(READY) java ## how fast it is, beside hand-written code
+bench: java $(READY) ## how fast it is, beside hand-written code
 	@$(RUN) tests.bench
 
 lock: $(READY) ## pin all packages anew, with hashes
@@ -34,12 +34,15 @@ lock: $(READY) ## pin all packages anew, with hashes
 clean: ## remove the environment, and what the demo left
 	@rm -rf $(VENV) .streams build *.egg-info
 
-$(READY): requirements.lock pyproject.toml | python
+$(READY): $(VENV)/.packages pyproject.toml
+	@$(RUN) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.packages: requirements.lock | python
 	@echo "Making the environment in $(VENV) (once; a minute or two)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(RUN) pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(RUN) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $(READY)
+	@touch $@
 
 python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
@@ -49,7 +52,10 @@ python:
 	  echo "Elsewhere: make PYTHON=/path/to/python3.11 ..."; exit 2; }
 
 java:
-	@{ if [ -n "$$JAVA_HOME" ]; then "$$JAVA_HOME/bin/java" -version; else java -version; fi; } >/dev/null 2>&1 || { \
-	  echo "Java 17 or 21 is needed, and $${JAVA_HOME:-the PATH} has none that runs."; \
+	@java="$${JAVA_HOME:+$$JAVA_HOME/bin/}java"; \
+	major=$$("$$java" -version 2>&1 | awk -F '"' '/ version "/ { split($$2, part, /[^0-9]/); print part[1]; exit }'); \
+	[ "$${major:-0}" -ge 17 ] || { \
+	  if [ -n "$$major" ]; then found="is Java $$major"; else found="does not run"; fi; \
+	  echo "Java 17 or 21 is needed, and $$java $$found."; \
 	  echo "  Debian, Ubuntu:  sudo apt-get install openjdk-17-jre-headless"; \
 	  echo "  macOS:           brew install openjdk@17 && export JAVA_HOME=\$$(brew --prefix openjdk@17)"; exit 2; }

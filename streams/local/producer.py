@@ -79,7 +79,6 @@ def _producer(bootstrap_servers: str) -> Producer:
             "bootstrap.servers": bootstrap_servers,
             "enable.idempotence": True,
             "linger.ms": 20,
-            "log_level": 3,  # what is tried again by itself is no news
             # A topic that is not there is an error; by default that is found out after half a minute.
             "topic.metadata.propagation.max.ms": 5000,
             "log_level": 0,
