@@ -53,7 +53,7 @@ python:
 
 java:
 	@java="$${JAVA_HOME:+$$JAVA_HOME/bin/}java"; \
-	major=$$("$$java" -version 2>&1 | awk -F '"' '/ version "/ { split($$2, part, /[^0-9]/); print part[1]; exit }'); \
+	major=$$("$$java" -version 2>&1 | awk -F '"' '/ version "/ { split($$2, part, /[^0-9]/); print part[1] == 1 ? part[2] : part[1]; exit }'); \
 	[ "$${major:-0}" -ge 17 ] || { \
 	  if [ -n "$$major" ]; then found="is Java $$major"; else found="does not run"; fi; \
 	  echo "Java 17 or 21 is needed, and $$java $$found."; \

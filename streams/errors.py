@@ -4,6 +4,7 @@
     ├── ConfigurationError   the call, a file of ours or the environment is wrong   exit 2, never retried
     ├── FatalError           the work cannot go on until a person has looked        exit 1, never retried
     └── RetriableError       the same work may succeed later                        exit 1, retried with pauses
+        └── UnavailableError something outside is away                              …, for as long as it takes
 
 An error is a code and its parameters; the sentence is made for people, the code for programs and tests.
 """
@@ -49,3 +50,7 @@ class FatalError(StreamsError):
 
 class RetriableError(StreamsError):
     """Something outside did not answer as it should; the same call may succeed later."""
+
+
+class UnavailableError(RetriableError):
+    """Something outside is away. However often it was tried, that says nothing against the one who tries."""

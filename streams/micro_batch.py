@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 
 from streams.errors import FatalError, RetriableError
 from streams.failpoints import failpoint
-from streams.quality.error_lane import VIOLATIONS, lane_rows
+from streams.quality.error_lane import ROW_AS_JSON, VIOLATIONS, lane_rows
 from streams.quality.soda_scan import Outcome as CheckState
 from streams.quality.soda_scan import ScanResult, scan
 from streams.sinks.append import append
@@ -236,7 +236,7 @@ class Upsert:
         business = [F.col(name) for name in rows.columns]
         bad = judged.where(F.size("_violations") > 0).select(
             "_violations",
-            F.to_json(F.struct(*business)).cast("binary").alias("_payload"),
+            F.to_json(F.struct(*business), ROW_AS_JSON).cast("binary").alias("_payload"),
             F.concat_ws("|", *self.ranking.key).alias("key"),
             F.lit(self.table).alias("_source"),
             F.lit(None).cast("int").alias("_partition"),

@@ -14,7 +14,7 @@ from streams.quality.contract_expressions import Cell, compile_contract, spark_s
 from streams.quality.error_lane import LANE, VIOLATIONS
 from streams.sources.csv_records import CsvRecords
 from streams.sources.delta import LaneReplays
-from streams.sources.envelope import ENVELOPE, PROVENANCE
+from streams.sources.envelope import ENVELOPE, PROVENANCE, violation
 from streams.sources.files import FileSource
 from streams.sources.json_records import JsonRecords
 from streams.sources.kafka import KafkaSource
@@ -111,8 +111,8 @@ def _judge(envelopes: DataFrame, records: CsvRecords | JsonRecords, contract: Co
     is_sound = F.when(is_tombstone, key_is_sound).otherwise(F.col("_broken").isNull() & compiled.is_clean)
     violations = (
         F.when(is_sound, None)
-        .when(is_tombstone, F.array(_violation("key", "the key of a message without value")))
-        .when(F.col("payload").isNull(), F.array(_violation("empty", "neither key nor value")))
+        .when(is_tombstone, F.array(violation("key", "the key of a message without value")))
+        .when(F.col("payload").isNull(), F.array(violation("empty", "neither key nor value")))
         .when(F.col("_broken").isNotNull(), F.array("_broken"))
         .otherwise(compiled.violations)
     )
@@ -130,7 +130,3 @@ def _judge(envelopes: DataFrame, records: CsvRecords | JsonRecords, contract: Co
 def _key_is_sound(contract: Contract, key: str | None) -> Column:
     pattern = next((column.pattern for column in contract.columns if column.name == key), None)
     return F.coalesce(F.col("key").rlike(pattern), F.lit(False)) if pattern else F.lit(True)
-
-
-def _violation(code: str, shown: str) -> Column:
-    return F.struct(F.lit(code).alias("code"), F.lit(None).cast("string").alias("column"), F.lit(shown).alias("value"))

@@ -13,7 +13,7 @@ from streams.flows.checks import checks_of
 from streams.flows.flow import Flow, Input, Table
 from streams.micro_batch import Upsert
 from streams.quality.contract_expressions import spark_schema
-from streams.quality.error_lane import LANE
+from streams.quality.error_lane import LANE, ROW_AS_JSON
 from streams.sinks.merge import Ranking
 from streams.sources.delta import DeltaAppends, LaneReplays
 
@@ -62,7 +62,7 @@ def _upsert(
         return transform(rows).select(*schema.names)
 
     def from_lane(rows: DataFrame) -> DataFrame:
-        row = F.from_json(F.col("payload").cast("string"), schema)
+        row = F.from_json(F.col("payload").cast("string"), schema, ROW_AS_JSON)
         return rows.select(row.alias("row")).select("row.*")
 
     return Flow(

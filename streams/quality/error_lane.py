@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from streams.checkpoint import BatchIdentity
 
+# How a row of a table is kept as a payload: to the microsecond, which JSON's own default here is not.
+ROW_AS_JSON: Final = {"timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"}
 _COMMIT_NOTE: Final = "spark.databricks.delta.commitInfo.userMetadata"
 VIOLATIONS: Final = ArrayType(
     StructType(

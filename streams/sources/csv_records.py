@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
+from streams.sources.envelope import violation
+
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
@@ -59,13 +61,13 @@ class CsvRecords:
         expected = str(len(self.columns)) if self.least == len(self.columns) else f"{self.least} to {len(self.columns)}"
         return (
             F.when(F.col("payload").isNull(), None)
-            .when(text.isNull(), _violation("encoding", "not UTF-8"))
-            .when(text.rlike(r"^\s*$"), _violation("empty", "no text"))
-            .when(_is_misquoted(skeleton), _violation("quoting", "a quote is not closed or stands inside a value"))
-            .when(skeleton.rlike(r"[\r\n]"), _violation("records", "more than one record in a message"))
+            .when(text.isNull(), violation("encoding", "not UTF-8"))
+            .when(text.rlike(r"^\s*$"), violation("empty", "no text"))
+            .when(_is_misquoted(skeleton), violation("quoting", "a quote is not closed or stands inside a value"))
+            .when(skeleton.rlike(r"[\r\n]"), violation("records", "more than one record in a message"))
             .when(
                 ~count.between(self.least, len(self.columns)),
-                _violation("columns", F.concat(count.cast("string"), F.lit(f" columns in place of {expected}"))),
+                violation("columns", F.concat(count.cast("string"), F.lit(f" columns in place of {expected}"))),
             )
         )
 
@@ -77,8 +79,3 @@ def _skeleton(text: Column) -> Column:
 
 def _is_misquoted(skeleton: Column) -> Column:
     return F.contains(skeleton, F.lit('"')) | skeleton.rlike(f"[^,{_QUOTED}\r\n]{_QUOTED}|{_QUOTED}[^,{_QUOTED}\r\n]")
-
-
-def _violation(code: str, shown: str | Column) -> Column:
-    value = F.lit(shown) if isinstance(shown, str) else shown
-    return F.struct(F.lit(code).alias("code"), F.lit(None).cast("string").alias("column"), value.alias("value"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from pyspark.sql import functions as F
 from pyspark.sql.types import (
     BinaryType,
     IntegerType,
@@ -15,7 +16,7 @@ from pyspark.sql.types import (
 )
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
     from streams.checkpoint import Checkpoint
     from streams.settings import FlowSettings
@@ -32,6 +33,12 @@ ENVELOPE: Final = StructType(
     ]
 )
 PROVENANCE: Final = tuple(name for name in ENVELOPE.names if name.startswith("_"))
+
+
+def violation(code: str, shown: str | Column) -> Column:
+    """What is wrong with a record as a whole: struct<code, column, value>, its column null."""
+    value = F.lit(shown) if isinstance(shown, str) else shown
+    return F.struct(F.lit(code).alias("code"), F.lit(None).cast("string").alias("column"), value.alias("value"))
 
 
 class Source(Protocol):

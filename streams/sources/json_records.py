@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
+from streams.sources.envelope import violation
+
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
@@ -42,7 +44,7 @@ class JsonRecords:
         )
         record = F.col("_record")
         is_object = F.startswith(F.schema_of_variant(record), F.lit("OBJECT"))
-        whole = _violation("not_an_object", "a record is not an object")
+        whole = violation("not_an_object", "a record is not an object")
         return rows.select(
             *kept,
             F.when(record.isNull(), F.col("payload")).otherwise(F.to_json(record).cast("binary")).alias("payload"),
@@ -72,10 +74,10 @@ def _records(text: Column) -> Column:
 
 def _broken(text: Column, records: Column) -> Column:
     return (
-        F.when(text.isNull(), _violation("encoding", "not UTF-8"))
-        .when(text.rlike(r"^\s*$"), _violation("empty", "no text"))
-        .when(records.isNull(), _violation("not_json", "broken or half written"))
-        .when(F.size(records) == 0, _violation("empty", "no records"))
+        F.when(text.isNull(), violation("encoding", "not UTF-8"))
+        .when(text.rlike(r"^\s*$"), violation("empty", "no text"))
+        .when(records.isNull(), violation("not_json", "broken or half written"))
+        .when(F.size(records) == 0, violation("empty", "no records"))
     )
 
 
@@ -95,7 +97,3 @@ def _kind_of(record: Column, name: str) -> Column:
         .when(F.startswith(schema, F.lit("ARRAY")), "array")
         .otherwise("number")
     )
-
-
-def _violation(code: str, shown: str) -> Column:
-    return F.struct(F.lit(code).alias("code"), F.lit(None).cast("string").alias("column"), F.lit(shown).alias("value"))

@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPa
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from pyspark.sql import functions as F
 
-from streams.errors import FatalError, RetriableError, StreamsError
+from streams.errors import FatalError, StreamsError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,13 +132,13 @@ class KafkaSource:
 
     def _explain(self, error: KafkaError) -> StreamsError:
         if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            return RetriableError(
+            return UnavailableError(
                 "KAFKA_TOPIC_MISSING",
                 f"There is no topic {self.topic!r} at {self.kafka.bootstrap_servers}.",
                 way_out="Create it, or set kafka.topics in the configuration.",
                 topic=self.topic,
             )
-        return RetriableError(
+        return UnavailableError(
             "KAFKA_UNREACHABLE",
             f"Kafka at {self.kafka.bootstrap_servers} does not answer ({error.str()}).",
             way_out="Check kafka.bootstrap_servers and that the broker runs.",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from streams.errors import ConfigurationError, FatalError, StreamsError
+from streams.errors import ConfigurationError, FatalError, StreamsError, UnavailableError
 from streams.micro_batch import BatchHeldError
 from streams.supervisor.run import drain
 from streams.telemetry.logs import bound
@@ -132,7 +132,8 @@ class Supervisor:
             self._become(tended, State.FAILED)
             return
         tended.failures += 1
-        if self._is_hopeless(tended, restart) and not isinstance(error, BatchHeldError):
+        waits = isinstance(error, UnavailableError | BatchHeldError)
+        if not waits and self._is_hopeless(tended, restart):
             log.error(
                 "flow failed too often; it is not started again", error=str(error), failures=tended.failures, **facts
             )

@@ -219,7 +219,8 @@ def test_a_row_that_a_check_names_waits_and_the_others_go_on(
     spark: SparkSession, tmp_path: Path, contracts: Path
 ) -> None:
     bench = Bench.at(spark, tmp_path, contracts_root=str(contracts))
-    bench.put("bronze.order_events", "kafka_events", [order_event(1, 1), order_event(2, 1, amount="51.00")])
+    odd = order_event(2, 1, amount="51.00") | {"occurred_at": at(0) + dt.timedelta(microseconds=123457)}
+    bench.put("bronze.order_events", "kafka_events", [order_event(1, 1), odd])
     (run,) = bench.run("silver.order_events")
     assert (run.total("rows_written"), run.total("rows_error")) == (1, 1)
     (waiting,) = bench.all_rows(bench.service.lake.lane("silver"))
@@ -231,10 +232,12 @@ def test_a_row_that_a_check_names_waits_and_the_others_go_on(
     assert settle(bench.spark, bench.service.lake.lane("silver"), "replayed", ids=[waiting["error_id"]]) == 0
     (run,) = bench.run("silver.order_events")
     assert run.total("rows_written") == 1
-    assert {row["order_id"]: row["amount"] for row in bench.rows("silver.order_events")} == {
+    found = {row["order_id"]: row for row in bench.rows("silver.order_events")}
+    assert {order: row["amount"] for order, row in found.items()} == {
         "CD-1": Decimal("10.00"),
         "CD-2": Decimal("51.00"),
     }
+    assert found["CD-2"]["occurred_at"].microsecond == 123457
 
 
 @pytest.mark.parametrize(("on_breach", "error"), [("stop", FatalError), ("hold", BatchHeldError)])
