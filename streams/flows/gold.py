@@ -79,10 +79,13 @@ def _orders_to_make(batch: MicroBatch, events: str, rates: str, facts: str, curr
     """Changes → the rows of gold that they touch, made from silver."""
     changes = batch.keep(batch.rows.distinct())
     orders, days = changes.agg(F.count("order_id"), F.count("rate_date")).first() or (0, 0)
+    if not orders and not days:
+        return batch.spark.createDataFrame([], FACT_ORDERS)
     read = batch.spark.read.format("delta")
     all_rates = read.load(rates)
     touched = changes.where(F.col("order_id").isNotNull()).select("order_id")
     if days:  # most batches change no rate, and then the orders in gold need not be looked at
+        all_rates = batch.keep(all_rates)
         changed = changes.where(F.col("rate_date").isNotNull()).select("quote_currency", "rate_date")
         touched = touched.unionByName(touched_by_rates(changed, all_rates, read.load(facts), currency)).distinct()
     elif orders <= _BROADCAST_UP_TO:

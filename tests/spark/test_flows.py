@@ -57,7 +57,7 @@ def test_order_split_and_repetition_do_not_matter(
     sorted_once = run_in_batches(spark, tmp_path_factory.mktemp("sorted"), [arrived])
     repeated = arrived + chance.sample(arrived, len(arrived) // 2)
     chance.shuffle(repeated)
-    size = max(1, len(repeated) // 3)
+    size = -(-len(repeated) // 2)
     parts = [repeated[start : start + size] for start in range(0, len(repeated), size)]
     shuffled = run_in_batches(spark, tmp_path_factory.mktemp("shuffled"), parts)
     for table in ALL:
