@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import yaml
 from pyspark.sql import functions as F
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 TOPIC: Final = "order_events"
 _PARTITIONS: Final = 4
 _SEND_SECONDS: Final = 45.0
+_SENT: Final = "sent"  # a file that is there when all of the replay has gone out
 _GIVE_UP_AFTER: Final = 600.0  # seconds without any flow doing anything
 
 
@@ -76,13 +78,16 @@ def run_demo(out: Console, *, orders: int | None, seed: int, keep: bool, folder:
     out.print("[bold]2[/] Starting a Kafka broker and Spark", highlight=False)
     with ExitStack() as stack:
         broker = stack.enter_context(Broker(place / "broker", lambda line: out.print(f"  {line}", highlight=False)))
-        broker.create_topic(TOPIC, _PARTITIONS)
+        if not keep:
+            broker.create_topic(TOPIC, _PARTITIONS)
         settings = _settings(place, broker.bootstrap_servers)
         counted = _Counted()
         service = stack.enter_context(
             started(settings, counted.add, lambda line: out.print(f"  {line}", highlight=False))
         )
-        out.print(f"  broker at {broker.bootstrap_servers}, lake in {settings.lake.root}", highlight=False)
+        out.print(
+            f"  broker at {broker.bootstrap_servers}, lake in {settings.lake.root}", highlight=False, soft_wrap=True
+        )
         out.print("[bold]3[/] Every flow is up; the replay runs", highlight=False)
         _replay_and_settle(out, plan, service, broker, counted, place)
         _show_flows(out, counted)
@@ -90,12 +95,23 @@ def run_demo(out: Console, *, orders: int | None, seed: int, keep: bool, folder:
     _show_comparison(out, comparison)
     verdict = "[bold green]gold agrees[/]" if comparison.agrees else "[bold red]gold does not agree[/]"
     out.print(f"{verdict} · {time.monotonic() - began:.0f} s in all", highlight=False)
+    out.print(
+        f"Look around: .venv/bin/streams errors list --config {place / 'settings.yaml'}",
+        highlight=False,
+        soft_wrap=True,
+    )
     return comparison.agrees
 
 
 def _make_place(place: Path, plan: dict[str, int | None], *, keep: bool) -> None:
     note = place / "demo.json"
-    if keep and note.is_file() and json.loads(note.read_text()) != plan:
+    if keep and not (place / _SENT).is_file():
+        raise ConfigurationError(
+            "DEMO_NOT_SENT",
+            f"No whole replay was sent in {place}: there is nothing to go on with.",
+            way_out="Leave --keep out.",
+        )
+    if keep and json.loads(note.read_text()) != plan:
         raise ConfigurationError(
             "DEMO_DIFFERS",
             f"The demo kept in {place} was another one ({note.read_text()}).",
@@ -119,7 +135,10 @@ def _settings(place: Path, bootstrap_servers: str) -> Settings:
         "STREAMS__KAFKA__TOPICS__ORDER_EVENTS": TOPIC,
         "STREAMS__LOGGING__LEVEL": "warning",
     }
-    return load_settings("dev", None, overrides)
+    settings = load_settings("dev", None, overrides)
+    # So that every other command can be tried on what the demo leaves.
+    (place / "settings.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_none=True)))
+    return settings
 
 
 class _Counted:
@@ -146,16 +165,14 @@ def _replay_and_settle(
     """Send everything while the supervisor runs, then wait until every flow has nothing left to do."""
     supervisor = Supervisor(all_flows(service.settings).values(), service)
     supervisor.start()
-    sent = place / "sent"
+    was_sent = (place / _SENT).is_file()
     columns = (TextColumn("  {task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=out) as progress:
         total = len(plan.messages) + len(plan.files)
         sending = progress.add_task("sent", total=total)
         reading = progress.add_task("messages in bronze", total=len(plan.messages))
         sender = (
-            _start_sender(plan, broker, place, lambda count: progress.advance(sending, count))
-            if not sent.exists()
-            else None
+            _start_sender(plan, broker, place, lambda count: progress.advance(sending, count)) if not was_sent else None
         )
         last_change, last_seen = time.monotonic(), -1
         while True:
@@ -171,7 +188,6 @@ def _replay_and_settle(
                 raise FatalError(
                     "DEMO_STALLED", f"Nothing has moved for {_GIVE_UP_AFTER:.0f} s: {supervisor.states()}."
                 )
-    sent.touch()
     if not supervisor.drain(service.settings.drain_seconds):
         raise FatalError("DRAIN_TOO_SLOW", "The flows did not end in time.")
 
@@ -182,6 +198,7 @@ class _Sender(threading.Thread):
     def __init__(self, plan: ReplayPlan, broker: Broker, place: Path, on_progress: object) -> None:
         super().__init__(name="replay", daemon=True)
         self._arguments = (plan, broker.bootstrap_servers, TOPIC, place / "landing")
+        self._sent = place / _SENT
         self._on_progress = on_progress
         self.error: Exception | None = None
 
@@ -189,6 +206,7 @@ class _Sender(threading.Thread):
         seconds = _SEND_SECONDS * len(self._arguments[0].messages) / 220_000
         try:
             send_replay(*self._arguments, seconds=seconds, on_progress=self._on_progress)  # type: ignore[arg-type]
+            self._sent.touch()
         except Exception as error:
             self.error = error
 
@@ -235,6 +253,8 @@ def _show_plan(out: Console, plan: ReplayPlan) -> None:
     kinds = plan.counts()
     broken = sum(count for kind, count in kinds.items() if kind.startswith("broken"))
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2))
+    table.add_column()
+    table.add_column(justify="right")
     rest = {kind: count for kind, count in kinds.items() if not kind.startswith("broken")}
     for kind, count in (rest | {"broken messages, of twelve kinds": broken}).items():
         table.add_row(f"  {kind}", f"{count:,}")
@@ -244,8 +264,8 @@ def _show_plan(out: Console, plan: ReplayPlan) -> None:
 def _show_flows(out: Console, counted: _Counted) -> None:
     columns = ("batches", "rows_read", "rows_written", "rows_duplicate", "rows_stale", "rows_error")
     table = Table(title="What the flows did", title_justify="left", box=None, pad_edge=False)
-    table.add_column("flow")
-    for name in (*columns, "s a batch"):
+    table.add_column("flow", no_wrap=True)
+    for name in (*columns, "seconds"):
         table.add_column(name.replace("rows_", ""), justify="right")
     for flow, sums in sorted(counted.by_flow.items()):
         each = sums["milliseconds"] / 1000 / max(1, sums["batches"])

@@ -55,10 +55,8 @@ def test_lists_for_people_and_for_programs() -> None:
     assert drawn.index("topic order_events") < drawn.index("bronze.order_events") < drawn.index("gold.fact_orders")
 
 
-def test_validate_is_quick_and_finds_what_is_wrong(tmp_path: Path, lake: Path) -> None:
-    began = time.monotonic()
+def test_validate_finds_what_is_wrong(tmp_path: Path, lake: Path) -> None:
     assert streams("validate").returncode == 0
-    assert time.monotonic() - began < 6  # two seconds on a machine that does nothing else
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(lake.read_text().replace("bootstrap_servers", "bootstrap_server"))
     ended = streams("validate", "--config", str(wrong), "--json")

@@ -33,7 +33,6 @@ KILLS = (
     "bronze.order_events:lane_written",
     "silver.order_events:lane_written",
     "silver.order_events:data_written",
-    "gold.fact_orders:data_written",
     "gold.fact_orders:audit_written",
 )
 # A check that some sound rows fail, so that silver's lane has rows too.
