@@ -169,7 +169,7 @@ def _replay_and_settle(
     columns = (TextColumn("  {task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=out) as progress:
         total = len(plan.messages) + len(plan.files)
-        sending = progress.add_task("sent", total=total)
+        sending = progress.add_task("sent", total=total, completed=total if was_sent else 0)
         reading = progress.add_task("messages in bronze", total=len(plan.messages))
         sender = (
             _start_sender(plan, broker, place, lambda count: progress.advance(sending, count)) if not was_sent else None
