@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import reduce
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -21,8 +20,6 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
-from streams.quality.contract import PATTERN_PIECE
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -36,10 +33,10 @@ _SHOWN_CHARACTERS: Final = 80
 # JSON Schema's formats and numbers allow. \z and not $, which also matches before a last line end.
 _INTEGER = r"^-?(0|[1-9][0-9]{0,18})\z"
 _NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?\z"
-_DATE = r"^(?!0000)[0-9]{4}-[0-9]{2}-[0-9]{2}\z"
+_DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\z"
 _DATE_TIME = (
-    r"^(?!0000)[0-9]{4}-[0-9]{2}-[0-9]{2}[T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
-    r"(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])\z"
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
+    r"([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])\z"
 )
 _EMAIL = r"^[^@\s]+@[^@\s]+\z"
 
@@ -118,41 +115,21 @@ def _typed(column: ContractColumn, text: Column) -> Column:
     if isinstance(kind, BooleanType):
         return F.when(text == "true", F.lit(True)).when(text == "false", F.lit(False))
     forms: dict[type[DataType], str] = {LongType: _INTEGER, DateType: _DATE, TimestampType: _DATE_TIME}
-    has_form = text.rlike(forms.get(type(kind), _NUMBER))
+    form = forms.get(type(kind), _NUMBER)
+    value = F.when(text.rlike(form), text).try_cast(kind)
     if isinstance(kind, DecimalType):
-        has_form = _fits_scale(text, kind.scale)
-    value = F.when(has_form, text).try_cast(kind)
+        # A cast rounds what has more digits than the column; a contract's money is never rounded silently.
+        has_more = text.rlike(rf"\.[0-9]{{{kind.scale}}}[0-9]*[1-9][0-9]*\z")
+        is_exact = value == text.try_cast(DecimalType(38, min(38, kind.scale + 8)))  # of a number with an exponent
+        value = F.when(is_exact & ~has_more, value)
     if isinstance(kind, DoubleType):
         value = F.when(~value.isin(float("inf"), float("-inf")), value)
     return value
 
 
-def _fits_scale(text: Column, scale: int) -> Column:
-    """Whether a text is a number with no more decimals than that: a cast would round the others, money too.
-
-    Judged by the text, since no type of Spark's holds every number exactly. Numbers with an exponent are rare,
-    so their decimals are counted only where there is one.
-    """
-    mantissa = F.regexp_replace(text, r"[eE].*", "")
-    digits = F.regexp_replace(mantissa, r"[-.]", "")
-    significant = F.rtrim(digits, F.lit("0"))
-    exponent = F.regexp_extract(text, r"[eE]\+?(-?[0-9]+)", 1).try_cast("int")
-    written = F.length(F.regexp_extract(mantissa, r"\.([0-9]+)", 1))
-    decimals = written - exponent - (F.length(digits) - F.length(significant))
-    is_exact = text.rlike(_NUMBER) & ((significant == "") | (decimals <= scale))
-    plain = rf"^-?(0|[1-9][0-9]*)(\.(?=[0-9])[0-9]{{0,{scale}}}0*)?\z"
-    return F.when(text.rlike(plain), F.lit(True)).when(text.rlike("[eE]"), is_exact)
-
-
-def _is_null(cell: Cell) -> Column:
-    if cell.json_type is None:
-        return cell.text.isNull()
-    return F.coalesce(cell.json_type == "null", cell.text.isNull())
-
-
 def _column_rules(column: ContractColumn, cell: Cell, typed: Column) -> Iterator[_Rule]:
     text = cell.text
-    is_null = _is_null(cell)
+    is_null = text.isNull() if cell.json_type is None else text.isNull() | (cell.json_type == "null")
 
     def rule(code: str, is_broken: Column) -> _Rule:
         return _Rule(code, column, is_broken, text)
@@ -164,7 +141,7 @@ def _column_rules(column: ContractColumn, cell: Cell, typed: Column) -> Iterator
         yield rule("type", cell.json_type == "null")
     has_type = typed.isNotNull()
     if cell.json_type is not None:
-        has_type = has_type & cell.json_type.eqNullSafe(_json_type(column))
+        has_type = has_type & (cell.json_type == _json_type(column))
     yield rule("type", ~is_null & ~has_type)
     for code, is_broken in _value_rules(column, text, typed):
         yield rule(code, has_type & is_broken)
@@ -180,7 +157,7 @@ def _value_rules(column: ContractColumn, text: Column, typed: Column) -> Iterato
     if column.enum:
         yield "enum", ~text.isin(*column.enum)
     if column.pattern is not None:
-        yield "pattern", ~text.rlike(java_pattern(column.pattern))
+        yield "pattern", ~text.rlike(_java_pattern(column.pattern))
     if column.min_length is not None:
         yield "min_length", F.length(text) < column.min_length
     if column.max_length is not None:
@@ -192,27 +169,30 @@ def _value_rules(column: ContractColumn, text: Column, typed: Column) -> Iterato
     )
     for code, bound, is_beyond in bounds:
         if bound is not None:
-            yield code, is_beyond(typed, _bound(column, bound))
+            # Through text, so that a bound such as 0.1 is compared as a decimal and not as a double.
+            yield code, is_beyond(typed, F.lit(str(bound)).cast(_bound_type(column)))
 
 
-def _bound(column: ContractColumn, bound: float) -> Column:
-    if column.decimal is not None:
-        # By its text, so that 0.1 is a decimal's 0.1; with no more digits than it has, or Spark makes room for
-        # them by rounding the column.
-        return F.lit(Decimal(format(Decimal(str(bound)), "f")))
-    return F.lit(int(bound) if column.json_type == "integer" else float(bound))
+def _bound_type(column: ContractColumn) -> DataType:
+    kind = spark_type(column)
+    return DecimalType(38, 10) if isinstance(kind, LongType | DecimalType) else kind
 
 
-def java_pattern(pattern: str) -> str:
-    r"""JSON Schema's ``$`` matches at the end only; Java's also before a last line end, where ``\z`` does not."""
-    return "".join(r"\z" if piece == "$" else piece for piece in PATTERN_PIECE.findall(pattern))
+def _java_pattern(pattern: str) -> str:
+    r"""A trailing ``$`` in Java also matches before a last line end; JSON Schema's matches at the end only."""
+    ends = pattern.endswith("$") and not pattern.endswith(r"\$")
+    return f"{pattern[:-1]}\\z" if ends else pattern
 
 
 def _condition_rules(contract: Contract, cells: Mapping[str, Cell]) -> Iterator[_Rule]:
     for condition in contract.conditions:
         applies = cells[condition.column].text.isin(*condition.values)
         for name in condition.required:
-            yield _Rule("required", contract.column(name), applies & _is_null(cells[name]), cells[name].text)
+            cell = cells[name]
+            is_absent = (
+                cell.text.isNull() if cell.json_type is None else cell.text.isNull() | (cell.json_type == "null")
+            )
+            yield _Rule("required", contract.column(name), applies & is_absent, cell.text)
 
 
 def _violation(rule: _Rule) -> Column:

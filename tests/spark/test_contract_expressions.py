@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +12,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pyspark.sql import functions as F
 
-from streams.quality.contract import Contract, ContractColumn, load_contract, load_contracts
+from streams.quality.contract import Contract, load_contracts
 from streams.quality.contract_expressions import Cell, compile_contract
 from streams.sources.envelope import ENVELOPE
 from streams.sources.json_records import JsonRecords
@@ -71,10 +69,7 @@ def judged(spark: SparkSession, contract: Contract, records: list[dict[str, str 
         ("quantity", None, "required"),  # in a `created` event
         ("amount", "-0.01", "minimum"),
         ("amount", "1.005", "type"),
-        ("amount", "9.990000000000000001", "type"),
-        ("amount", "1e-15", "type"),
-        ("amount", "1.5e-2", "type"),
-        ("amount", "1e999", "type"),
+        ("amount", "1.0000000000000000001", "type"),
         ("amount", "99999999999999999.00", "type"),
         ("amount", "NaN", "type"),
         ("amount", "1,50", "type"),
@@ -86,9 +81,6 @@ def judged(spark: SparkSession, contract: Contract, records: list[dict[str, str 
         ("occurred_at", "2025-01-02", "type"),
         ("occurred_at", "2025-01-02T25:00:00Z", "type"),
         ("occurred_at", "2025-01-02T10:00:00.1234567Z", "type"),
-        ("occurred_at", "0000-01-01T00:00:00Z", "type"),
-        ("occurred_at", "2025-01-02T10:00:00+23:59", "type"),
-        ("occurred_at", "2025-01-02T10:00:00Z\n", "type"),
     ],
 )
 def test_what_breaks_it(spark: SparkSession, column: str, value: str | None, code: str) -> None:
@@ -103,10 +95,6 @@ def test_what_breaks_it(spark: SparkSession, column: str, value: str | None, cod
         ("amount", "0"),
         ("amount", "9.990"),
         ("amount", "1e2"),
-        ("amount", "9.99000000000000000000000000000000000000000000"),
-        ("amount", "999E-2"),
-        ("amount", "1000e-5"),
-        ("amount", "0e-30"),
         ("amount", "9999999999999999.99"),
         ("sequence", "2147483646"),
         ("occurred_at", "2025-01-02T10:00:00.123456+05:30"),
@@ -134,53 +122,6 @@ def test_instants_do_not_depend_on_the_session(spark: SparkSession) -> None:
     assert rows[0]["typed"]["occurred_at"] == rows[1]["typed"]["occurred_at"]
 
 
-def one_column(column: ContractColumn) -> Contract:
-    return Contract("made", (column,), (), (), (), None, {}, "made")
-
-
-@pytest.mark.parametrize(
-    ("pattern", "sound", "unsound"),
-    [
-        ("^a$|^b$", ["a", "b"], ["a\n", "b\n", "ab"]),
-        ("^(a$|b$)", ["a", "b"], ["a\n", "b\n"]),
-        (r"^a\\$", ["a\\"], ["a\\\n", "a"]),
-        (r"^a\$$", ["a$"], ["a$\n", "a"]),
-        ("^[$]$", ["$"], ["$\n", "z"]),
-        ("b", ["abc", "\nb"], ["ac"]),
-    ],
-)
-def test_a_pattern_ends_where_the_value_does(
-    spark: SparkSession, pattern: str, sound: list[str], unsound: list[str]
-) -> None:
-    contract = one_column(ContractColumn("value", "string", False, False, pattern=pattern))
-    rows = judged(spark, contract, [{"value": value} for value in [*sound, *unsound]])
-    assert [row["is_clean"] for row in rows] == [True] * len(sound) + [False] * len(unsound)
-
-
-def test_bounds_are_compared_exactly(spark: SparkSession) -> None:
-    column = ContractColumn("value", "number", False, False, decimal=(38, 18), exclusive_minimum=0, maximum=0.1)
-    values = ["0.000000000000000001", "0.1", "0", "0.100000000000000001"]
-    rows = judged(spark, one_column(column), [{"value": value} for value in values])
-    assert [[v["code"] for v in row["violations"]] for row in rows] == [[], [], ["exclusive_minimum"], ["maximum"]]
-
-
-numbers = st.from_regex(r"-?(0|[1-9][0-9]{0,24})(\.[0-9]{1,24})?([eE][+-]?[0-9]{1,2})?", fullmatch=True)
-prices = st.from_regex(r"-?[1-9][0-9]{0,3}(\.[0-9]{1,2}0{0,3}1?)?([eE]-?[0-2])?", fullmatch=True)
-
-
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(numbers | prices, min_size=50, max_size=150), st.sampled_from([(18, 2), (38, 6), (9, 0)]))
-def test_a_number_is_held_exactly_or_refused(spark: SparkSession, texts: list[str], decimal: tuple[int, int]) -> None:
-    precision, scale = decimal
-    column = ContractColumn("value", "number", False, False, decimal=decimal)
-    rows = judged(spark, one_column(column), [{"value": text} for text in texts])
-    for text, row in zip(texts, rows, strict=True):
-        exact = Fraction(text)  # Python's, which has no limit
-        is_held = (exact * 10**scale).denominator == 1 and abs(exact) < 10 ** (precision - scale)
-        assert row["is_clean"] == is_held, text
-        assert row["typed"]["value"] is None or Fraction(row["typed"]["value"]) == exact, text
-
-
 # Records as a program would write them: right, a little wrong, or of another type altogether.
 odd = st.one_of(st.none(), st.booleans(), st.integers(-5, 10**6), st.text(max_size=5), st.just([]), st.just({"a": 1}))
 rate_records = st.fixed_dictionaries(
@@ -195,48 +136,12 @@ rate_records = st.fixed_dictionaries(
 )
 
 
-MADE_UP = {
-    "$schema": "https://json-schema.org/draft/2020-12/schema",
-    "$id": "urn:test:made_up",
-    "title": "Made up",
-    "description": "What the exchange rates do not have.",
-    "type": "object",
-    "properties": {
-        "id": {"type": "integer", "description": "Its key.", "minimum": 1, "maximum": 9},
-        "kind": {"type": "string", "description": "Asks for more.", "enum": ["plain", "rich"]},
-        "state": {"type": ["string", "null"], "description": "May be null.", "enum": ["on", "off", None]},
-        "is_new": {"type": "boolean", "description": "Either."},
-        "share": {"type": ["number", "null"], "description": "A double.", "minimum": 0.1, "maximum": 1},
-        "name": {"type": "string", "description": "Counted.", "minLength": 2, "maxLength": 3, "pattern": "^[^ ]*$"},
-    },
-    "required": ["id"],
-    "additionalProperties": True,
-    "allOf": [
-        {
-            "if": {"properties": {"kind": {"enum": ["rich"]}}, "required": ["kind"]},
-            "then": {"required": ["name", "is_new"]},
-        }
-    ],
-    "x-primary-key": ["id"],
-    "x-sequence": ["id"],
-    "x-evolution": {"add": "allow", "widen": "allow", "narrow": "stop", "drop": "stop"},
-}
-made_up_records = st.fixed_dictionaries(
-    {"id": st.one_of(*[st.integers(1, 9)] * 4, st.sampled_from([0, 10, 1.5]), odd)},
-    optional={
-        "kind": st.one_of(*[st.sampled_from(["plain", "rich"])] * 3, odd),
-        "state": st.one_of(*[st.sampled_from(["on", None])] * 3, odd),
-        "is_new": st.one_of(*[st.booleans()] * 3, odd),
-        "share": st.one_of(*[st.sampled_from([0.1, 0.5, None, 1])] * 3, st.sampled_from([0.0999, 1.01]), odd),
-        "name": st.one_of(*[st.sampled_from(["ab", "\U0001f600\U0001f600\U0001f600"])] * 3, st.just("a b"), odd),
-    },
-)
-
-
-def assert_same_verdicts(spark: SparkSession, file: Path, records: list[dict[str, Any]]) -> None:
-    """The compiled contract and the validator agree on each record, and both verdicts of the former agree."""
-    contract, schema = load_contract(file), json.loads(file.read_text())
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(rate_records, min_size=20, max_size=60))
+def test_the_verdict_is_that_of_an_independent_validator(spark: SparkSession, records: list[dict[str, Any]]) -> None:
+    schema = json.loads((FOLDER / "fx_rates.schema.json").read_text())
     validator = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+    contract = load_contracts(FOLDER)["fx_rates"]
     reader = JsonRecords(tuple(column.name for column in contract.columns))
     payload = bytearray(json.dumps(records).encode())
     rows = reader.decode(spark.createDataFrame([(payload, None, "f", None, None, None, None)], ENVELOPE))
@@ -249,22 +154,3 @@ def assert_same_verdicts(spark: SparkSession, file: Path, records: list[dict[str
         # Python's `$` lets a last line end pass, which JSON Schema's does not.
         is_sound = validator.is_valid(record) and record.get("quote_currency") != "USD\n"
         assert row["is_clean"] == is_sound == (not row["violations"]), (record, row["violations"])
-
-
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(rate_records, min_size=20, max_size=60))
-def test_the_verdict_is_that_of_an_independent_validator(spark: SparkSession, records: list[dict[str, Any]]) -> None:
-    assert_same_verdicts(spark, FOLDER / "fx_rates.schema.json", records)
-
-
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(records=st.lists(made_up_records, min_size=60, max_size=120))
-def test_and_so_for_all_that_a_contract_may_say(
-    spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, Any]]
-) -> None:
-    root = tmp_path_factory.mktemp("contracts")
-    shutil.copy(FOLDER.parent / "contract.meta.schema.json", root)
-    file = root / "bronze" / "made_up.schema.json"
-    file.parent.mkdir()
-    file.write_text(json.dumps(MADE_UP))
-    assert_same_verdicts(spark, file, records)
