@@ -15,7 +15,10 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import difflib
+import hashlib
+import json
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -116,12 +119,12 @@ def _option(name: str, text: str) -> Any:
         if name in ("max_rows", "parts"):
             number = int(text)
             if number < 1:
-                raise ValueError(f"{number} is less than 1")
+                raise ValueError(f"{number} is less than 1")  # noqa: TRY301
             return number
         if name.endswith("_seconds"):
             seconds = float(text)
             if not 0 <= seconds < float("inf"):
-                raise ValueError(f"{seconds} is not a number of seconds")
+                raise ValueError(f"{seconds} is not a number of seconds")  # noqa: TRY301
             return seconds
     except ValueError as error:
         raise ConfigurationAdapterError("OPTION_INVALID", f"The option {name!r} is wrong: {error}.") from error
@@ -289,7 +292,7 @@ class Pull:
 
 
 @dataclass
-class Part(InputPartition):  # type: ignore[misc]
+class Part(InputPartition):
     """One part of a batch, as Spark hands it to an executor. ``part`` is None for the batch's last word."""
 
     part: Any
@@ -298,7 +301,7 @@ class Part(InputPartition):  # type: ignore[misc]
     window: str
 
 
-class TableStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):  # type: ignore[misc]
+class TableStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
     """Spark's side of a `SourceTable`.
 
     Args:
@@ -321,8 +324,21 @@ class TableStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):  #
     @property
     def _source(self) -> SourceTable:
         if self._table is None:
-            self._table = patiently(lambda: self._open(self._options))
+            self._table = self._open(self._options)
         return self._table
+
+    def _ask(self, question: Callable[[SourceTable], T]) -> T:
+        """Ask patiently; after a failure through a new login, for the old one's line may be cut."""
+
+        def attempt() -> T:
+            try:
+                return question(self._source)
+            except RetriableAdapterError:
+                with suppress(AdapterError):
+                    self.stop()
+                raise
+
+        return patiently(attempt)
 
     def initialOffset(self) -> dict[str, Any]:  # noqa: N802 - Spark's name
         """Nothing read yet."""
@@ -334,29 +350,32 @@ class TableStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):  #
 
     def prepareForTriggerAvailableNow(self) -> None:  # noqa: N802
         """Fix where this run ends."""
-        self._target = patiently(lambda: Pull(self._source, self._options).target())
+        self._target = self._ask(lambda table: Pull(table, self._options).target())
 
     def latestOffset(self, start: dict[str, Any], limit: ReadLimit) -> dict[str, Any]:  # noqa: N802
         """The end of the next batch."""
-        pull = Pull(self._source, self._options)
         max_rows = limit.max_rows if isinstance(limit, ReadMaxRows) else None
-        target = self._target or patiently(pull.target)
-        return patiently(lambda: pull.next(Offset.of(start), target, max_rows)).as_dict()
+
+        def following(table: SourceTable) -> Offset:
+            pull = Pull(table, self._options)
+            return pull.next(Offset.of(start), self._target or pull.target(), max_rows)
+
+        return self._ask(following).as_dict()
 
     def partitions(self, start: dict[str, Any], end: dict[str, Any]) -> Sequence[InputPartition]:
         """The parts of the batch that ends at `end`."""
         if start == end:
             return []
-        return list(patiently(lambda: self._plan(Offset.of(end))))
+        return self._ask(lambda table: list(self._plan(table, Offset.of(end))))
 
-    def _plan(self, end: Offset) -> Iterator[Part]:
+    def _plan(self, table: SourceTable, end: Offset) -> Iterator[Part]:
         batch = _batch_name(end)
         if not self._swept:
             # A killed run's staged files and jobs: none of this table is read now but by this very batch.
-            self._source.clean(None)
+            table.clean(None)
             self._swept = True
         for change, selection, shown in self._selections(end):
-            for part in self._source.parts(selection, f"{batch}-{change}"):
+            for part in table.parts(selection, f"{batch}-{change}"):
                 yield Part(part, change, end.closing, shown)
         if end.kind != "window":
             yield Part(None, "complete", end.closing, end.kind)
@@ -389,13 +408,13 @@ class TableStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):  #
     def _rows(self, part: Any) -> Iterator[pa.RecordBatch]:
         """Begun again after a failure until the first rows have come; after that Spark asks for the batch anew."""
 
-        def begin() -> tuple[Iterator[pa.RecordBatch], list[pa.RecordBatch]]:
-            rows = iter(self._source.read(part))
+        def begin(table: SourceTable) -> tuple[Iterator[pa.RecordBatch], list[pa.RecordBatch]]:
+            rows = iter(table.read(part))
             first = next(rows, None)
             return rows, [] if first is None else [first]
 
         try:
-            rows, first = patiently(begin)
+            rows, first = self._ask(begin)
             yield from first
             yield from rows
         finally:
@@ -405,7 +424,10 @@ class TableStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):  #
         """Spark has this batch for good: what was staged for it can go."""
         batch = _batch_name(Offset.of(end))
         for change in ("row", "key", "snapshot"):
-            patiently(lambda change=change: self._source.clean(f"{batch}-{change}"))  # type: ignore[misc]
+            self._clean(f"{batch}-{change}")
+
+    def _clean(self, batch: str) -> None:
+        self._ask(lambda table: table.clean(batch))
 
     def stop(self) -> None:
         """Let the login go."""
@@ -415,9 +437,6 @@ class TableStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):  #
 
 
 def _batch_name(end: Offset) -> str:
-    import hashlib
-    import json
-
     return hashlib.sha256(json.dumps(end.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -492,7 +511,7 @@ def data_source(name: str, open_table: Callable[[TableOptions], SourceTable]) ->
         open_table: opens a table by a stream's options.
     """
 
-    class TableDataSource(DataSource):  # type: ignore[misc]
+    class TableDataSource(DataSource):
         @classmethod
         def name(cls) -> str:
             return name

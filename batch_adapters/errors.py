@@ -1,9 +1,9 @@
 """What can go wrong at a source, by what the caller does about it.
 
-    AdapterError
-    ├── ConfigurationAdapterError  the login, the grant, the table, an option: mend it and start again
-    ├── FatalAdapterError          going on would lose or reinterpret data; a person must look
-    └── RetriableAdapterError      the source was away, busy or cut the line; the same call may succeed later
+AdapterError
+├── ConfigurationAdapterError  the login, the grant, the table, an option: mend it and start again
+├── FatalAdapterError          going on would lose or reinterpret data; a person must look
+└── RetriableAdapterError      the source was away, busy or cut the line; the same call may succeed later
 """
 
 from __future__ import annotations

@@ -48,7 +48,11 @@ class Checkpoint:
     def committed_offsets(self, source: int) -> Any | None:
         """Where a source (by its place in the query) stood after the newest finished batch; None before that."""
         newest = self._newest("commits")
-        text = None if newest is None else self.storage.read(f"{self.path}/offsets/{newest}")
+        return None if newest is None else self.offsets(newest, source)
+
+    def offsets(self, batch_id: int, source: int) -> Any | None:
+        """Where a source stands at the end of a batch, done or only begun."""
+        text = self.storage.read(f"{self.path}/offsets/{batch_id}")
         # The first line is the log's version, the second the batch's metadata, then one line a source.
         line = (text or "").splitlines()[2 + source :][:1]
         return json.loads(line[0]) if line and line[0] != "-" else None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from streams.errors import ConfigurationError
 from streams.flows import all_flows
+from streams.flows.bronze import PULLED_TABLES
 from streams.quality.gates import GateResult, run_gate
 from streams.supervisor.run import FlowRun, drain
 
@@ -37,11 +38,18 @@ class Job:
     gate: str | None = None
 
 
+def _pulled(system: str) -> tuple[str, ...]:
+    return tuple(table.flow for table in PULLED_TABLES if table.system == system)
+
+
 JOB_MAP: Final[dict[str, Job]] = {
     job.name: job
     for job in (
-        Job("kafka_csv_to_bronze", "order events from Kafka into bronze", ("bronze.order_events",)),
+        Job("snowflake_to_bronze", "customers, orders and products from Snowflake into bronze", _pulled("snowflake")),
+        Job("crm_to_bronze", "accounts, contacts and opportunities from Salesforce into bronze", _pulled("salesforce")),
+        Job("redshift_to_bronze", "customer behaviour from Redshift into bronze", _pulled("redshift")),
         Job("fx_json_to_bronze", "exchange rates from files into bronze", ("bronze.fx_rates",)),
+        Job("kafka_csv_to_bronze", "order events from Kafka into bronze", ("bronze.order_events",)),
         Job("bronze_to_silver", "bronze into silver, by key", ("silver.order_events", "silver.fx_rates")),
         Job("dq_silver_gate", "judge the silver tables as they stand", gate="silver"),
         Job("silver_to_gold", "silver into gold", ("gold.fact_orders",)),
@@ -87,6 +95,14 @@ def run_job(name: str, service: Service) -> JobResult:
     if job.gate is not None:
         return JobResult(name, gate=_judge(job.gate, service))
     flows = all_flows(service.settings)
+    missing = [flow for flow in job.flows if flow not in flows]
+    if missing:
+        system = next(table.system for table in PULLED_TABLES if table.flow == missing[0])
+        raise ConfigurationError(
+            "SOURCE_NOT_CONFIGURED",
+            f"{name} needs {system}, which the configuration of {service.settings.environment!r} says nothing of.",
+            way_out=f"Add sources.{system} to it; checkpoints_config/prod.yaml has an example.",
+        )
     with ThreadPoolExecutor(max_workers=_SIDE_BY_SIDE) as pool:
         runs = [pool.submit(drain, flows[flow], service) for flow in job.flows]
     return JobResult(name, runs=tuple(run.result() for run in runs))

@@ -103,13 +103,20 @@ class Ingest:
     Args:
         table: bronze's table.
         lane: the layer's error lane.
+        compare: makes of a batch what is to be appended, where that depends on what bronze holds.
+        is_repeatable: whether the source gives the same rows when it is asked for a batch again. A database
+            gives the rows as they are by then; what has moved out of the batch comes with a later one.
     """
 
     table: str
     lane: str
+    compare: Callable[[MicroBatch], DataFrame] | None = None
+    is_repeatable: bool = True
 
     def run(self, batch: MicroBatch) -> Outcome:
         """Rows: the table's columns, and ``_violations`` (null for a sound row) and ``_payload``."""
+        if self.compare is not None:
+            batch = replace(batch, rows=self.compare(batch))
         already = find_commit(batch.spark, self.table, batch.identity) if batch.is_repeated else None
         is_bad = F.col("_violations").isNotNull()
         with batch.phase("append"):
@@ -120,6 +127,8 @@ class Ingest:
         lane = self._to_lane(batch, batch.rows.where(is_bad)) if bad else None
         batch.passes("lane_written")
         written = already.rows("numOutputRows")
+        if batch.is_repeated and not self.is_repeatable:
+            read = written + bad
         counts = RowCounts(rows_read=read, rows_written=written, rows_error=lane.rows("numOutputRows") if lane else 0)
         return Outcome(counts, _versions({self.table: already, self.lane: lane}))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -63,6 +65,9 @@ def build_session(settings: Settings, progress: Callable[[str], None] | None = N
     if SparkSession.getActiveSession() is not None:
         raise ConfigurationError("SESSION_EXISTS", "A Spark session is already running in this process.")
     jars.find_java()
+    # The workers that read by adapters need this environment's packages. A cluster's is the cluster's to say.
+    if settings.spark.master.startswith("local"):
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     files = jars.resolve(_coordinates(settings), progress)
     builder = SparkSession.builder.appName(settings.spark.app_name).master(settings.spark.master)
     for key, value in (_configuration(settings) | {"spark.jars": ",".join(str(file) for file in files)}).items():

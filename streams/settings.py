@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from streams.errors import ConfigurationError
 from streams.secrets import SecretReference
+from streams.source_settings import SourceSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -155,6 +156,7 @@ class Settings(_Model):
     reporting_currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "EUR"
     kafka: KafkaSettings
     files: Files
+    sources: SourceSettings = SourceSettings()
     spark: SparkSettings = SparkSettings()
     flow_defaults: FlowSettings = FlowSettings()
     flows: dict[str, FlowSettings] = {}
@@ -199,8 +201,10 @@ def load_settings(
             keys=[key for key, _ in problems],
         )
     settings = _with_absolute_paths(settings)
-    if check_secrets and settings.kafka.sasl_password is not None:
-        settings.kafka.sasl_password.resolve()
+    if check_secrets:
+        for secret in (settings.kafka.sasl_password, *settings.sources.secrets()):
+            if secret is not None:
+                secret.resolve()
     return settings
 
 

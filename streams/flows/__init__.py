@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def all_flows(settings: Settings) -> dict[str, Flow]:
-    """The flows by name, upstream ones first.
+    """The flows by name, upstream ones first; those of sources that are not configured are left out.
 
     Raises:
         ConfigurationError: a contract is wrong or missing.
@@ -26,6 +26,11 @@ def all_flows(settings: Settings) -> dict[str, Flow]:
     declared = (
         bronze.order_events(settings, lake, events),
         bronze.fx_rates(settings, lake, rates),
+        *(
+            bronze.pulled(settings, lake, contracts[table.contract], table)
+            for table in bronze.PULLED_TABLES
+            if settings.sources.named(table.system) is not None
+        ),
         silver.order_events(settings, lake, events),
         silver.fx_rates(settings, lake, rates),
         gold.fact_orders(settings, lake, contracts),

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pyspark.sql import functions as F
 from pyspark.sql.types import BooleanType, StringType, StructField, StructType, TimestampType
 
+from batch_adapters.adapter import ADDED, CHANGE, PULLED, WINDOW
+from streams.errors import FatalError
 from streams.flows.flow import Flow, Input, Table
+from streams.flows.reconciliation import Reconciliation
 from streams.micro_batch import Ingest
-from streams.quality.contract_expressions import Cell, compile_contract, spark_schema
-from streams.quality.error_lane import LANE, VIOLATIONS
+from streams.quality.contract_expressions import Cell, compile_contract, spark_schema, typed_cell
+from streams.quality.error_lane import LANE, ROW_AS_JSON, VIOLATIONS
+from streams.sources.adapters import AdapterSource
 from streams.sources.csv_records import CsvRecords
 from streams.sources.delta import LaneReplays
 from streams.sources.envelope import ENVELOPE, PROVENANCE, violation
@@ -54,6 +59,115 @@ def fx_rates(settings: Settings, lake: Lake, contract: Contract) -> Flow:
     records = JsonRecords(tuple(column.name for column in contract.columns))
     folder = settings.files.fx_rates
     return _ingest("bronze.fx_rates", lake, contract, FileSource(folder), records, f"files in {folder}")
+
+
+@dataclass(frozen=True)
+class PulledTable:
+    """A table of another database and the contract that it keeps.
+
+    Args:
+        flow: the flow's name.
+        contract: the contract's name.
+        system: which of the configured sources.
+        table: what the table is called there, where configuration does not call it otherwise.
+    """
+
+    flow: str
+    contract: str
+    system: str
+    table: str
+
+
+PULLED_TABLES: Final = (
+    PulledTable("bronze.snowflake_customers", "snowflake_customers", "snowflake", "CUSTOMERS"),
+    PulledTable("bronze.snowflake_orders", "snowflake_orders", "snowflake", "ORDERS"),
+    PulledTable("bronze.snowflake_products", "snowflake_products", "snowflake", "PRODUCTS"),
+    PulledTable("bronze.redshift_behavior", "redshift_behavior", "redshift", "customer_behavior"),
+    PulledTable("bronze.crm_accounts", "crm_accounts", "salesforce", "Account"),
+    PulledTable("bronze.crm_contacts", "crm_contacts", "salesforce", "Contact"),
+    PulledTable("bronze.crm_opportunities", "crm_opportunities", "salesforce", "Opportunity"),
+)
+
+
+def pulled(settings: Settings, lake: Lake, contract: Contract, pulled_table: PulledTable) -> Flow:
+    """A table pulled by an adapter. Its cursor is the contract's sequence column."""
+    name, system = pulled_table.flow, pulled_table.system
+    configured = settings.sources.named(system)
+    assert configured is not None  # `all_flows` declares the flows of the sources that there are
+    table = configured.tables.get(pulled_table.contract, pulled_table.table)
+    source = AdapterSource(
+        name, system, table, contract.primary_key, contract.sequence[0], configured.pull, configured.login
+    )
+    lane, path = lake.lane("bronze"), lake.table(name)
+    records = JsonRecords(tuple(column.name for column in contract.columns))
+    judge = partial(_judge, records=records, contract=contract, key=None)
+    return Flow(
+        name=name,
+        reads=(f"{system} {table}",),
+        inputs=(
+            Input(source, lambda rows: judge_typed(rows, contract, f"{system} {table}")),
+            # What waited in the lane is JSON; it comes back as a row like any other.
+            Input(
+                LaneReplays(lane, name),
+                lambda rows: _as_pulled(judge(_as_envelopes(rows)), contract),
+            ),
+        ),
+        processor=Ingest(
+            path,
+            lane,
+            compare=Reconciliation(path, lake.checkpoint(name), contract, configured.pull.max_delete_share).compare,
+            is_repeatable=False,
+        ),
+        tables=(Table(path, bronze_schema(contract)), Table(lane, LANE)),
+    )
+
+
+def judge_typed(rows: DataFrame, contract: Contract, source: str) -> DataFrame:
+    """An adapter's rows → bronze's columns, ``_violations`` and ``_payload`` (null where a row is sound), ``_change``.
+
+    Raises:
+        FatalError: ``SOURCE_COLUMN_MISSING``: the source lacks a column that the contract requires.
+    """
+    types = {field.name: field.dataType for field in rows.schema}
+    missing = [column.name for column in contract.columns if column.is_required and column.name not in types]
+    if missing:
+        raise FatalError(
+            "SOURCE_COLUMN_MISSING",
+            f"{source} no longer has {', '.join(missing)}, which the contract {contract.name} requires.",
+            way_out="Bring the column back at the source, or take it out of the contract's required columns.",
+            columns=missing,
+        )
+    cells = {
+        column.name: typed_cell(F.col(column.name), types[column.name], column)
+        if column.name in types
+        else Cell(F.lit(None).cast("string"))
+        for column in contract.columns
+    }
+    compiled = compile_contract(contract, cells)
+    is_row = F.col(CHANGE).isin("row", "snapshot")
+    is_sound = ~is_row | compiled.is_clean
+    own = [F.col(name) for name in types if name not in ADDED.names]
+    return rows.select(
+        *compiled.typed,
+        F.concat_ws("|", *contract.primary_key).alias("_key"),
+        F.lit(False).alias("_is_tombstone"),
+        F.concat(F.lit(f"{source}, "), F.col(WINDOW)).alias("_source"),
+        F.lit(None).cast("int").alias("_partition"),
+        F.lit(None).cast("bigint").alias("_offset"),
+        F.when(F.col(CHANGE) == "row", F.col(contract.sequence[0]).try_cast("timestamp"))
+        .otherwise(F.col(PULLED))
+        .alias("_source_time"),
+        F.lit(None).cast("string").alias("_replay_of"),
+        F.current_timestamp().alias("_ingested_at"),
+        F.when(~is_sound, compiled.violations).cast(VIOLATIONS).alias("_violations"),
+        F.when(~is_sound, F.to_json(F.struct(*own), ROW_AS_JSON).cast("binary")).alias("_payload"),
+        F.col(CHANGE),
+    )
+
+
+def _as_pulled(replayed: DataFrame, contract: Contract) -> DataFrame:
+    key = F.concat_ws("|", *contract.primary_key)
+    return replayed.withColumn("_key", key).withColumn(CHANGE, F.lit("row"))
 
 
 def bronze_schema(contract: Contract) -> StructType:

@@ -13,7 +13,9 @@ from pyspark.sql.types import (
     DateType,
     DecimalType,
     DoubleType,
+    IntegralType,
     LongType,
+    NumericType,
     StringType,
     StructField,
     StructType,
@@ -42,13 +44,20 @@ _EMAIL = r"^[^@\s]+@[^@\s]+\z"
 
 
 class Cell(NamedTuple):
-    """A value as it arrived: its text, and its JSON type where it came as JSON.
+    """A value as it arrived: its text, its JSON type where it came as JSON, itself where it came with a type.
 
     ``json_type`` is one of string, number, boolean, object, array, null; SQL's null where the field is absent.
     """
 
     text: Column
     json_type: Column | None = None
+    value: Column | None = None
+
+
+def typed_cell(value: Column, source_type: DataType, column: ContractColumn) -> Cell:
+    """A value of a table's column; one whose type has nothing to do with the contract's is judged by its text."""
+    kinds = _SAME_KIND.get(type(spark_type(column)), ())
+    return Cell(value.cast("string"), value=value if isinstance(source_type, kinds) else None)
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,7 @@ def compile_contract(contract: Contract, cells: Mapping[str, Cell]) -> CompiledC
         contract: the contract.
         cells: for each of its columns, the value as it arrived.
     """
-    typed = {column.name: _typed(column, cells[column.name].text) for column in contract.columns}
+    typed = {column.name: _typed(column, cells[column.name]) for column in contract.columns}
     rules = [
         rule for column in contract.columns for rule in _column_rules(column, cells[column.name], typed[column.name])
     ]
@@ -108,8 +117,22 @@ def compile_contract(contract: Contract, cells: Mapping[str, Cell]) -> CompiledC
     )
 
 
-def _typed(column: ContractColumn, text: Column) -> Column:
-    kind = spark_type(column)
+# Types between which a cast that gives the same value back has lost nothing.
+_SAME_KIND: Final[dict[type[DataType], tuple[type[DataType], ...]]] = {
+    LongType: (IntegralType, DecimalType),
+    DecimalType: (IntegralType, DecimalType),
+    DoubleType: (NumericType,),
+    TimestampType: (TimestampType,),
+    DateType: (DateType,),
+    BooleanType: (BooleanType,),
+}
+
+
+def _typed(column: ContractColumn, cell: Cell) -> Column:
+    kind, text = spark_type(column), cell.text
+    if cell.value is not None:
+        value = cell.value.try_cast(kind)
+        return F.when(value == cell.value, value)
     if isinstance(kind, StringType):
         return text
     if isinstance(kind, BooleanType):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import structlog
 from pyspark.errors import StreamingQueryException
 
 from streams.checkpoint import BatchIdentity
-from streams.errors import FatalError, RetriableError, StreamsError
+from streams.errors import ConfigurationError, FatalError, RetriableError, StreamsError, UnavailableError
 from streams.micro_batch import MicroBatch, process
 from streams.telemetry.logs import bound
 
@@ -132,8 +133,17 @@ _LOSSES = (
 )
 
 
+# An adapter's error comes from a Python worker through the JVM as the last lines of a traceback.
+_ADAPTER_ERROR = re.compile(r"<(configuration|fatal|retriable):([A-Z0-9_]+)> ([^\n]*)")
+_BY_KIND = {"configuration": ConfigurationError, "fatal": FatalError, "retriable": UnavailableError}
+
+
 def _explain(flow: str, error: Exception) -> StreamsError:
     text = str(error)
+    said = _ADAPTER_ERROR.search(text)
+    if said is not None:
+        kind, code, message = said.groups()
+        return _BY_KIND[kind](code, f"{flow}: {message}")
     code = next((code for code in _LOSSES if code in text), None)
     if code is not None:
         way_out = f"To read the table from its beginning: streams resume {flow} --accept-loss"

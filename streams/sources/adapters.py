@@ -1,0 +1,95 @@
+"""Tables of other databases as streams: `batch_adapters` under the names and with the guards of this service."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from batch_adapters.adapter import data_source
+from streams.errors import FatalError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyspark.sql import DataFrame, SparkSession
+
+    from batch_adapters.adapter import SourceTable, TableOptions
+    from streams.checkpoint import Checkpoint
+    from streams.settings import FlowSettings
+    from streams.source_settings import PullSettings
+
+_registered: Final[set[tuple[str, str]]] = set()
+_registering: Final = threading.Lock()
+
+
+@dataclass(frozen=True)
+class AdapterSource:
+    """One table of one source.
+
+    Args:
+        flow: the flow that reads it, named in errors.
+        system: ``snowflake``, ``redshift`` or ``salesforce``; also the data source's name in Spark.
+        table: the table's name there.
+        key: its key columns.
+        cursor: the column that every change moves forward.
+        pull: how far and how often it is pulled.
+        login: gives what opens a table; asked when the stream starts, so that secrets are not read before.
+    """
+
+    flow: str
+    system: str
+    table: str
+    key: tuple[str, ...]
+    cursor: str
+    pull: PullSettings
+    login: Callable[[], Callable[[TableOptions], SourceTable]]
+
+    def stream(self, spark: SparkSession, limits: FlowSettings, checkpoint: Checkpoint) -> DataFrame:
+        """The table's columns with their types there, and those of `batch_adapters.adapter.ADDED`."""
+        self._register(spark)
+        return spark.readStream.format(self.system).options(**self.options(limits)).load()
+
+    def options(self, limits: FlowSettings) -> dict[str, str]:
+        """The stream's options (see `batch_adapters.adapter.TableOptions`)."""
+        pull = self.pull
+        options = {
+            "table": self.table,
+            "key": ",".join(self.key),
+            "cursor": self.cursor,
+            "start": pull.start,
+            "lag_seconds": pull.lag_seconds,
+            "lookback_seconds": pull.lookback_seconds,
+            "reconcile_seconds": pull.reconcile_seconds,
+            "max_rows": limits.max_rows_per_batch,
+        }
+        return {name: str(value) for name, value in options.items() if value is not None}
+
+    def position(self, spark: SparkSession) -> Any:
+        """How many intervals of pulling have gone by. Asking the source itself would cost there."""
+        return int(time.time() // self.pull.every_seconds)
+
+    def guard(self, spark: SparkSession, checkpoint: Checkpoint) -> None:
+        """A checkpoint's windows mean something for the table and cursor that it was made for, and no other."""
+        known, now = checkpoint.remembered(), {"table": self.table, "key": list(self.key), "cursor": self.cursor}
+        if "table" not in known:
+            checkpoint.remember(known | now)
+            return
+        changed = [name for name, value in now.items() if known.get(name) != value]
+        if changed:
+            was = ", ".join(f"{name} {known.get(name)}" for name in changed)
+            raise FatalError(
+                "SOURCE_CHANGED",
+                f"{self.flow} now reads {self.system} {self.table!r} in another way (its checkpoint has {was}).",
+                way_out=f"To pull the table from its beginning: streams resume {self.flow} --accept-loss",
+                changed=changed,
+            )
+
+    def _register(self, spark: SparkSession) -> None:
+        # Once an application: the class carries the login, and is pickled each time.
+        name = (str(spark.sparkContext.applicationId), self.system)
+        with _registering:
+            if name not in _registered:
+                spark.dataSource.register(data_source(self.system, self.login()))
+                _registered.add(name)
