@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from streams.jobs import JobResult
     from streams.settings import Settings
     from streams.supervisor.service import Service
+    from streams.validation import Finding
 
 app = typer.Typer(
     name="streams",
@@ -33,6 +34,8 @@ app = typer.Typer(
 )
 errors_app = typer.Typer(help="The error lane: rows that broke a contract or a check, waiting.", no_args_is_help=True)
 app.add_typer(errors_app, name="errors")
+sources_app = typer.Typer(help="The databases that tables are pulled from.", no_args_is_help=True)
+app.add_typer(sources_app, name="sources")
 out = Console()
 err = Console(stderr=True)
 
@@ -109,11 +112,7 @@ def validate(
     from streams.validation import validate_project
 
     findings = validate_project(env, config)
-    if as_json:
-        out.print_json(json.dumps([vars(finding) for finding in findings]))
-    for finding in () if as_json else findings:
-        mark = "[green]✓[/]" if finding.problem is None else "[bold red]✗[/]"
-        out.print(f"{mark} {_escape(finding.what)}", _escape(finding.problem or ""), highlight=False, soft_wrap=True)
+    _show_findings(findings, as_json)
     if any(finding.problem for finding in findings):
         raise typer.Exit(2)
 
@@ -216,6 +215,27 @@ def demo(
     from streams.local.demo import run_demo
 
     if not run_demo(out, orders=orders, seed=seed, keep=keep):
+        raise typer.Exit(1)
+
+
+@sources_app.command("check")
+def sources_check(
+    name: Annotated[str, typer.Argument(help="snowflake, redshift or salesforce.")],
+    env: Env = "dev",
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Log in, look at each table's columns, read one row, and say in words what is wrong.
+
+    Exit code 0 when the source can be pulled, 1 when not, 2 when the call or the configuration is wrong.
+
+    Example: `streams sources check snowflake --env prod`
+    """
+    from streams.source_check import check_source
+
+    findings = check_source(_settings(env, config), name)
+    _show_findings(findings, as_json)
+    if any(finding.problem for finding in findings):
         raise typer.Exit(1)
 
 
@@ -342,6 +362,14 @@ def _settle(
         out.print(
             "The flow takes them with its next batch: at once under `streams up`, else with its job.", highlight=False
         )
+
+
+def _show_findings(findings: list[Finding], as_json: bool) -> None:
+    if as_json:
+        out.print_json(json.dumps([vars(finding) for finding in findings]))
+    for finding in () if as_json else findings:
+        mark = "[green]✓[/]" if finding.problem is None else "[bold red]✗[/]"
+        out.print(f"{mark} {_escape(finding.what)}", _escape(finding.problem or ""), highlight=False, soft_wrap=True)
 
 
 def _settings(env: str, config: str | None) -> Settings:

@@ -92,12 +92,8 @@ PULLED_TABLES: Final = (
 def pulled(settings: Settings, lake: Lake, contract: Contract, pulled_table: PulledTable) -> Flow:
     """A table pulled by an adapter. Its cursor is the contract's sequence column."""
     name, system = pulled_table.flow, pulled_table.system
-    configured = settings.sources.named(system)
-    assert configured is not None  # `all_flows` declares the flows of the sources that there are
-    table = configured.tables.get(pulled_table.contract, pulled_table.table)
-    source = AdapterSource(
-        name, system, table, contract.primary_key, contract.sequence[0], configured.pull, configured.login
-    )
+    source = pulled_source(settings, pulled_table, contract)
+    table = source.table
     lane, path = lake.lane("bronze"), lake.table(name)
     records = JsonRecords(tuple(column.name for column in contract.columns))
     judge = partial(_judge, records=records, contract=contract, key=None)
@@ -115,10 +111,21 @@ def pulled(settings: Settings, lake: Lake, contract: Contract, pulled_table: Pul
         processor=Ingest(
             path,
             lane,
-            compare=Reconciliation(path, lake.checkpoint(name), contract, configured.pull.max_delete_share).compare,
+            compare=Reconciliation(path, lake.checkpoint(name), contract, source.pull.max_delete_share).compare,
             is_repeatable=False,
         ),
         tables=(Table(path, bronze_schema(contract)), Table(lane, LANE)),
+    )
+
+
+def pulled_source(settings: Settings, pulled_table: PulledTable, contract: Contract) -> AdapterSource:
+    """The stream of a pulled table; its source must be configured."""
+    system = pulled_table.system
+    configured = settings.sources.named(system)
+    assert configured is not None  # `all_flows` declares the flows of the sources that there are
+    table = configured.tables.get(pulled_table.contract, pulled_table.table)
+    return AdapterSource(
+        pulled_table.flow, system, table, contract.primary_key, contract.sequence[0], configured.pull, configured.login
     )
 
 

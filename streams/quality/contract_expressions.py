@@ -54,10 +54,16 @@ class Cell(NamedTuple):
     value: Column | None = None
 
 
+def has_same_kind(source_type: DataType, column: ContractColumn) -> bool:
+    """Whether values of a table's column can become the contract's without going through their text."""
+    return isinstance(source_type, _SAME_KIND.get(type(spark_type(column)), (StringType,)))
+
+
 def typed_cell(value: Column, source_type: DataType, column: ContractColumn) -> Cell:
     """A value of a table's column; one whose type has nothing to do with the contract's is judged by its text."""
-    kinds = _SAME_KIND.get(type(spark_type(column)), ())
-    return Cell(value.cast("string"), value=value if isinstance(source_type, kinds) else None)
+    is_text = isinstance(spark_type(column), StringType)
+    typed = None if is_text or not has_same_kind(source_type, column) else value
+    return Cell(value.cast("string"), value=typed)
 
 
 @dataclass(frozen=True)
