@@ -18,8 +18,8 @@ test: java check ## the checks, then all tests
 	@$(RUN) pytest
 
 check: $(READY) ## style, types, the direction of imports, and the project's own files
-	@$(RUN) ruff check streams tests
-	@$(RUN) ruff format --check streams tests
+	@$(RUN) ruff check streams batch_adapters tests
+	@$(RUN) ruff format --check streams batch_adapters tests
 	@$(RUN) mypy
 	@$(VENV)/bin/lint-imports --no-cache
 	@$(RUN) streams validate

@@ -220,7 +220,7 @@ def demo(
 
 @sources_app.command("check")
 def sources_check(
-    name: Annotated[str, typer.Argument(help="snowflake, redshift or salesforce.")],
+    name: Annotated[str, typer.Argument(help="snowflake.")],
     env: Env = "dev",
     config: Config = None,
     as_json: AsJson = False,

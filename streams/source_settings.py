@@ -77,7 +77,6 @@ class SnowflakeSource(_Source):
     schema_name: Text = Field(default="PUBLIC", alias="schema")
     query_tag: Text = "lakehouse-streams"
     statement_timeout_seconds: PositiveInt = 3600
-    time_travel: bool = True
     host: Text | None = None
     port: PositiveInt | None = None
     protocol: Literal["https", "http"] = "https"
@@ -94,78 +93,15 @@ class SnowflakeSource(_Source):
         return SnowflakeLogin(**self._said("schema_name"), schema=self.schema_name)
 
 
-class RedshiftSource(_Source):
-    """A Redshift cluster or workgroup. `unload` goes by S3, `direct` through the connection."""
-
-    host: Text | None = None
-    port: PositiveInt = 5439
-    database: Text
-    user: Text | None = None
-    password: SecretReference | None = None
-    cluster_identifier: Text | None = None  # IAM
-    workgroup: Text | None = None  # IAM, serverless
-    region: Text | None = None
-    ssl: bool = True
-    mode: Literal["unload", "direct"] = "unload"
-    staging: Annotated[str, Field(pattern=r"^s3://[^/]+/.+")] | None = None
-    iam_role: Text | None = None
-    s3_endpoint: Text | None = None
-    s3_access_key: SecretReference | None = None
-    s3_secret_key: SecretReference | None = None
-
-    @model_validator(mode="after")
-    def _is_whole(self) -> Self:
-        ways = ("password", "cluster_identifier", "workgroup")
-        _one_of({name: getattr(self, name) is not None for name in ways})
-        if self.mode == "unload" and not self.staging:
-            raise PydanticCustomError("staging_missing", "unload needs staging: s3://bucket/prefix")
-        return self
-
-    def login(self) -> OpenTable:
-        """By redshift-connector, and S3."""
-        from batch_adapters.redshift import RedshiftLogin
-
-        return RedshiftLogin(**self._said())
-
-
-class SalesforceSource(_Source):
-    """A Salesforce org: a connected app's key and secret, or a user's login."""
-
-    instance_url: Text
-    consumer_key: Text | None = None
-    consumer_secret: SecretReference | None = None
-    username: Text | None = None
-    password: SecretReference | None = None
-    security_token: SecretReference | None = None
-    api_version: Annotated[str, Field(pattern=r"^\d+\.\d$")] = "62.0"
-    mode: Literal["auto", "bulk", "rest"] = "auto"
-    # Deletes are marked there, and seen by queryAll.
-    pull: PullSettings = PullSettings(reconcile_seconds=0)
-
-    @model_validator(mode="after")
-    def _has_one_login(self) -> Self:
-        _one_of({name: getattr(self, name) is not None for name in ("consumer_secret", "password")})
-        return self
-
-    def login(self) -> OpenTable:
-        """By simple-salesforce."""
-        from batch_adapters.salesforce import SalesforceLogin
-
-        return SalesforceLogin(**self._said())
-
-
 class SourceSettings(_Model):
     """The sources that there are; the jobs of one that is left out say so."""
 
     snowflake: SnowflakeSource | None = None
-    redshift: RedshiftSource | None = None
-    salesforce: SalesforceSource | None = None
 
-    def named(self, system: str) -> SnowflakeSource | RedshiftSource | SalesforceSource | None:
-        """The source of that name."""
+    def named(self, system: str) -> SnowflakeSource | None:
+        """The source of that name; None where nothing is said of it."""
         return getattr(self, system)  # type: ignore[no-any-return]
 
     def secrets(self) -> Iterator[SecretReference]:
         """All references to secrets in them."""
-        for source in (self.snowflake, self.redshift, self.salesforce):
-            yield from source.secrets() if source is not None else ()
+        return self.snowflake.secrets() if self.snowflake is not None else iter(())

@@ -30,7 +30,7 @@ class AdapterSource:
 
     Args:
         flow: the flow that reads it, named in errors.
-        system: ``snowflake``, ``redshift`` or ``salesforce``; also the data source's name in Spark.
+        system: the configured source's name, such as ``snowflake``; also the data source's in Spark.
         table: the table's name there.
         key: its key columns.
         cursor: the column that every change moves forward.

@@ -65,9 +65,7 @@ def bench_at(spark: SparkSession, folder: Path, **pull: Any) -> Bench:
     return Bench(
         Service(
             spark,
-            settings.model_copy(
-                update={"sources": SourceSettings.model_construct(snowflake=shop, redshift=None, salesforce=None)}
-            ),
+            settings.model_copy(update={"sources": SourceSettings.model_construct(snowflake=shop)}),
             run_id="test",
         )
     )

@@ -1,0 +1,639 @@
+"""Tables of Snowflake, read by its own connector.
+
+The driver runs a window as one statement, which Snowflake answers from one state of the table, and hands out the
+connector's result batches: addresses of finished pieces of the result, good for six hours. Executors fetch them as
+Arrow and never log in. What the adapter needs is USAGE on warehouse, database and schema, and SELECT on the table.
+
+Snowflake's numbers, and what becomes of them (`_adapter_error`):
+
+===================  =================================================  ==============================
+errno                meaning                                            error
+===================  =================================================  ==============================
+390100-390999        login, token or role refused                       configuration, LOGIN_REFUSED
+390318               the OAuth token has expired                        configuration, TOKEN_EXPIRED
+390104, 390111-15    the session has ended                              retriable, SESSION_ENDED
+251001-8, 251013-20  something of the login is missing or malformed     configuration, LOGIN_INVALID
+HTTP 403, 404        no such account, or a network rule                 configuration, ACCOUNT_UNKNOWN
+2003, 2043           table, schema or database absent or not granted    configuration, TABLE_MISSING
+904                  column absent                                      configuration, COLUMN_MISSING
+3001                 a privilege is missing                             configuration, GRANT_MISSING
+606                  the warehouse is suspended, absent or not granted  retriable, WAREHOUSE_AWAY
+604                  the statement was cancelled                        retriable, CANCELLED
+630                  the statement reached its time limit               retriable, TIMEOUT
+HTTP 429             too many requests                                  retriable, BUSY
+250xxx-255xxx, HTTP  no connection, or the line was cut                 retriable, UNREACHABLE
+anything else        such as a syntax error                             fatal, FAILED
+===================  =================================================  ==============================
+
+All codes begin with ``SNOWFLAKE_``.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import socket
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from snowflake import connector
+from snowflake.connector.constants import FIELD_ID_TO_NAME
+from snowflake.connector.errors import Error, ForbiddenError, HttpError, NonRetryableTlsError, TooManyRequests
+from snowflake.connector.result_batch import ArrowResultBatch, ResultBatch
+from snowflake.connector.vendored.requests.exceptions import RequestException
+
+from batch_adapters.adapter import SourceTable, TableOptions, data_source
+from batch_adapters.errors import AdapterError, ConfigurationAdapterError, FatalAdapterError, RetriableAdapterError
+from batch_adapters.window import Mark, Selection, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pyspark.sql.datasource import DataSource
+    from snowflake.connector import SnowflakeConnection
+    from snowflake.connector.cursor import ResultMetadata, SnowflakeCursor
+
+_UNQUOTED: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
+_NAME_PART: Final = re.compile(r'"((?:[^"]|"")+)"|([A-Za-z_][A-Za-z0-9_$]*)')
+_AWARE_TYPES: Final = ("TIMESTAMP_TZ", "TIMESTAMP_LTZ")
+_NAIVE_TYPES: Final = ("TIMESTAMP_NTZ", "TIMESTAMP")
+_TYPES: Final = {
+    "TEXT": pa.string(),
+    "REAL": pa.float64(),
+    "BOOLEAN": pa.bool_(),
+    "DATE": pa.date32(),
+    "TIME": pa.string(),
+    "BINARY": pa.binary(),
+    # JSON's text, as the connector gives them
+    "VARIANT": pa.string(),
+    "OBJECT": pa.string(),
+    "ARRAY": pa.string(),
+    **dict.fromkeys((*_AWARE_TYPES, *_NAIVE_TYPES), pa.timestamp("us", "UTC")),
+}
+_DIGITS: Final = "'YYYY-MM-DD\"T\"HH24:MI:SS.FF9'"
+_SLICE_ROWS: Final = 10_000
+_SESSION_ENDED: Final = frozenset({390104, 390111, 390112, 390113, 390114, 390115})
+_LOGIN_INVALID: Final = frozenset({*range(251001, 251009), *range(251013, 251021)})
+
+
+@dataclass(frozen=True)
+class SnowflakeLogin:
+    """Opens tables; pickled to where they are read. Give one of password, private key and token.
+
+    Args:
+        account: the account's identifier, such as ``organisation-account``.
+        user: the user.
+        password: its password; also a programmatic access token.
+        private_key: its private key, PEM.
+        passphrase: of the private key, if it has one.
+        token: an OAuth token.
+        warehouse, role, database, schema: of the session; the user's defaults where None.
+        query_tag: what the warehouse's history shows for these statements.
+        statement_timeout_seconds: after which Snowflake ends a statement.
+        login_timeout_seconds: how long a login is tried.
+        host, port, protocol: only to reach Snowflake at another address than its account's own.
+    """
+
+    account: str
+    user: str
+    password: str | None = field(default=None, repr=False)
+    private_key: str | None = field(default=None, repr=False)
+    passphrase: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+    warehouse: str | None = None
+    role: str | None = None
+    database: str | None = None
+    schema: str | None = None
+    query_tag: str = "batch-adapters"
+    statement_timeout_seconds: int = 3600
+    login_timeout_seconds: int = 30
+    host: str | None = None
+    port: int | None = None
+    protocol: str | None = None
+
+    def __call__(self, options: TableOptions) -> SnowflakeTable:
+        """Open a table; the login itself waits until it is needed.
+
+        Raises:
+            ConfigurationAdapterError: ``OPTION_INVALID``.
+        """
+        return SnowflakeTable(self, options)
+
+    def connect(self) -> SnowflakeConnection:
+        """Log in.
+
+        Raises:
+            ConfigurationAdapterError: ``SNOWFLAKE_LOGIN_REFUSED``, ``_LOGIN_INVALID``, ``_TOKEN_EXPIRED``,
+                ``_ACCOUNT_UNKNOWN`` or ``_HOST_UNKNOWN``.
+            RetriableAdapterError: ``SNOWFLAKE_UNREACHABLE`` or ``_BUSY``.
+        """
+        given = {
+            "host": self.host,
+            "port": self.port,
+            "protocol": self.protocol,
+            "warehouse": self.warehouse,
+            "role": self.role,
+            "database": self.database,
+            "schema": self.schema,
+        }
+        try:
+            with _errors(f"the account {self.account!r}"):
+                return connector.connect(
+                    account=self.account,
+                    user=self.user,
+                    **self._proof(),
+                    **{name: value for name, value in given.items() if value is not None},
+                    login_timeout=self.login_timeout_seconds,
+                    platform_detection_timeout_seconds=0.0,  # no probing for a cloud that this machine may be in
+                    network_timeout=self.statement_timeout_seconds + 60,
+                    paramstyle="qmark",  # values are bound by the server, never written into a statement
+                    arrow_number_to_decimal=True,  # NUMBER(18,2) as a decimal; the default is a float
+                    session_parameters=self._session(),
+                )
+        except RetriableAdapterError:
+            self._check_host()
+            raise
+
+    def _proof(self) -> dict[str, Any]:
+        if (self.password is not None) + (self.private_key is not None) + (self.token is not None) != 1:
+            raise ConfigurationAdapterError(
+                "SNOWFLAKE_LOGIN_INVALID", "A login has exactly one of password, private key and token."
+            )
+        if self.private_key is not None:
+            return {"private_key": _private_key(self.private_key, self.passphrase), "authenticator": "SNOWFLAKE_JWT"}
+        if self.token is not None:
+            return {"token": self.token, "authenticator": "oauth"}
+        return {"password": self.password}
+
+    def _session(self) -> dict[str, Any]:
+        """What an account's or a user's own defaults must not change."""
+        return {
+            "QUERY_TAG": self.query_tag,
+            "STATEMENT_TIMEOUT_IN_SECONDS": self.statement_timeout_seconds,
+            "TIMEZONE": "UTC",
+            "TIMESTAMP_INPUT_FORMAT": "AUTO",
+            "ROWS_PER_RESULTSET": 0,  # with a limit here a result ends early and says nothing
+            "QUOTED_IDENTIFIERS_IGNORE_CASE": False,
+            "PYTHON_CONNECTOR_QUERY_RESULT_FORMAT": "ARROW",
+            "CLIENT_TELEMETRY_ENABLED": False,
+        }
+
+    def _check_host(self) -> None:
+        host = self.host or f"{self.account}.snowflakecomputing.com"
+        try:
+            socket.getaddrinfo(host, None)
+        except socket.gaierror as error:
+            if error.errno == socket.EAI_NONAME:  # not EAI_AGAIN, which says that the name server is away
+                raise ConfigurationAdapterError(
+                    "SNOWFLAKE_HOST_UNKNOWN", f"There is no host {host!r}.", "Check the account's identifier."
+                ) from None
+        except UnicodeError:
+            raise ConfigurationAdapterError("SNOWFLAKE_HOST_UNKNOWN", f"{host!r} is not a host's name.") from None
+
+
+def _private_key(pem: str, passphrase: str | None) -> bytes:
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - only for this kind of login
+
+    try:
+        key = serialization.load_pem_private_key(pem.encode(), passphrase.encode() if passphrase else None)
+        return key.private_bytes(
+            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    except (ValueError, TypeError):  # not their text: it may show a part of the key
+        raise ConfigurationAdapterError(
+            "SNOWFLAKE_LOGIN_INVALID", "The private key is not a PEM key, or its passphrase is wrong."
+        ) from None
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column as Snowflake spells it, and how it is read."""
+
+    name: str
+    kind: str
+    type: pa.DataType
+
+
+@dataclass(frozen=True)
+class SnowflakePart:
+    """Some result batches of one statement. They hold keys to the result: nothing of them is shown.
+
+    Args:
+        batches: fetched one after the other.
+        fields: the columns' names and types, in the result's order.
+    """
+
+    batches: tuple[ArrowResultBatch, ...] = field(repr=False)
+    fields: tuple[tuple[str, pa.DataType], ...]
+
+
+class SnowflakeTable(SourceTable):
+    """One table, view or dynamic table.
+
+    A cursor of TIMESTAMP_NTZ is in the option ``time_zone``. In a zone with summer time such a cursor repeats an
+    hour each autumn: ``lookback_seconds`` above 3600 reads what was written in it twice. UTC needs none of this.
+
+    Args:
+        login: the login.
+        options: the stream's; ``table`` is ``TABLE``, ``SCHEMA.TABLE`` or ``DATABASE.SCHEMA.TABLE``, and a name in
+            double quotes is taken as it is spelled. Unquoted names are read in small letters.
+    """
+
+    def __init__(self, login: SnowflakeLogin, options: TableOptions) -> None:
+        self._login, self._options = login, options
+        self._from = _quoted_table(options.table)
+        try:
+            self._zone = ZoneInfo(options.time_zone)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ConfigurationAdapterError("OPTION_INVALID", f"There is no time zone {options.time_zone!r}.") from None
+        self._connection: SnowflakeConnection | None = None
+        self._described: dict[str, _Column] | None = None
+
+    def clock(self) -> dt.datetime:
+        """The server's time."""
+        (now,) = self._row("SELECT CURRENT_TIMESTAMP()", ()) or (None,)
+        assert isinstance(now, dt.datetime)
+        return now.astimezone(dt.UTC)
+
+    def schema(self) -> pa.Schema:
+        """The table's columns now; asks for no warehouse.
+
+        Raises:
+            ConfigurationAdapterError: ``SNOWFLAKE_TABLE_MISSING``, ``_COLUMN_MISSING`` (of the options),
+                ``_COLUMN_TYPE`` (a key that is neither text nor a whole number, a cursor that is no timestamp, a
+                type that can't be read) or ``_COLUMNS_COLLIDE`` (names that differ by case alone).
+        """
+        with _errors(f"the table {self._options.table!r}"):
+            described = self._open().cursor().describe(f"SELECT * FROM {self._from}")  # noqa: S608 - quoted
+        self._described = _columns(described)
+        self._check_options()
+        return pa.schema([(name, column.type) for name, column in self._described.items()])
+
+    def nth(self, window: Window, number: int) -> Mark | None:
+        """See `SourceTable`. A null in a key column is ``SNOWFLAKE_KEY_NULL``, which is fatal."""
+        cursor, keys = self._cursor, self._keys
+        shown = (
+            f"CONVERT_TIMEZONE('UTC', {_quoted(cursor)})"
+            if cursor.kind in _AWARE_TYPES
+            else f"CAST({_quoted(cursor)} AS TIMESTAMP_NTZ)"
+        )
+        listed = ", ".join(_quoted(key) for key in keys)
+        where, values = self._condition(window)
+        row = self._row(
+            f"SELECT TO_CHAR({shown}, {_DIGITS}), {listed} FROM {self._from} WHERE {where} "  # noqa: S608 - quoted
+            f"ORDER BY {_quoted(cursor)}, {listed} LIMIT 1 OFFSET {number - 1:d}",
+            values,
+        )
+        if row is None:
+            return None
+        if None in row[1:]:
+            raise FatalAdapterError(
+                "SNOWFLAKE_KEY_NULL", f"A key column of {self._options.table!r} has no value in some row."
+            )
+        return Mark(self._instant(row[0]), tuple(key if isinstance(key, str) else int(key) for key in row[1:]))
+
+    def parts(self, selection: Selection, batch: str) -> Sequence[SnowflakePart]:
+        """Run the selection as one statement and share its result out. The statement has the batch's name."""
+        columns = [self._column(name) for name in selection.columns]
+        statement = f"SELECT {', '.join(_quoted(column) for column in columns)} FROM {self._from}"  # noqa: S608 - quoted
+        values: tuple[Any, ...] = ()
+        if selection.window is not None:
+            where, values = self._condition(selection.window)
+            statement += f" WHERE {where}"
+        elif selection.without_cursor:
+            statement += f" WHERE {_quoted(self._cursor)} IS NULL"
+        with _errors(f"the table {self._options.table!r}"):
+            cursor = self._execute(f"{statement} /* batch {re.sub(r'[^0-9A-Za-z-]', '', batch)} */", values)
+            batches = list(cursor.get_result_batches() or ())
+        if cursor.rowcount == 0:
+            return []
+        # By the result's own description: a type may have been widened since the stream began.
+        kinds = [_column_of(metadata).type for metadata in cursor.description]
+        fields = tuple(zip(selection.columns, kinds, strict=True))
+        return [SnowflakePart(group, fields) for group in _groups(batches, self._options.parts)]
+
+    def read(self, part: SnowflakePart) -> Iterator[pa.RecordBatch]:
+        """Fetch a part's rows, at most 10,000 at a time, one result batch in memory; needs no login.
+
+        The connector itself fetches a result batch again when the line was cut, ten times.
+
+        Raises:
+            RetriableAdapterError: ``SNOWFLAKE_UNREACHABLE``; also when the result has been kept for six hours, and
+                then only a newly planned batch helps.
+            FatalAdapterError: ``SNOWFLAKE_VALUE_UNFIT``.
+        """
+        for batch in part.batches:
+            with _errors("a part of a result"):
+                table = batch.to_arrow(force_microsecond_precision=True)
+            if table is not None:
+                rows = _arranged(table, part.fields, self._options.time_zone)
+                yield from rows.to_batches(max_chunksize=_SLICE_ROWS)
+
+    def close(self) -> None:
+        """End the session."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(Error, RequestException, OSError):
+                connection.close(retry=False)
+
+    def _open(self) -> SnowflakeConnection:
+        if self._connection is None:
+            self._connection = self._login.connect()
+        return self._connection
+
+    def _execute(self, statement: str, values: Sequence[Any]) -> SnowflakeCursor:
+        cursor = self._open().cursor()
+        cursor.execute(statement, values or None)
+        return cursor
+
+    def _row(self, statement: str, values: Sequence[Any]) -> tuple[Any, ...] | None:
+        with _errors(f"the table {self._options.table!r}"):
+            row = self._execute(statement, values).fetchone()
+        assert row is None or isinstance(row, tuple)
+        return row
+
+    def _column(self, name: str) -> _Column:
+        if self._described is None:
+            self.schema()
+        assert self._described is not None
+        if name not in self._described:
+            raise ConfigurationAdapterError(
+                "SNOWFLAKE_COLUMN_MISSING",
+                f"The table {self._options.table!r} has no column {name!r}.",
+                f"There are: {', '.join(self._described)}.",
+            )
+        return self._described[name]
+
+    @property
+    def _cursor(self) -> _Column:
+        assert self._options.cursor is not None
+        return self._column(self._options.cursor)
+
+    @property
+    def _keys(self) -> list[_Column]:
+        return [self._column(name) for name in self._options.key]
+
+    def _check_options(self) -> None:
+        for key in self._keys:
+            if key.kind != "TEXT" and key.type != pa.int64():
+                raise ConfigurationAdapterError(
+                    "SNOWFLAKE_COLUMN_TYPE", f"The key column {key.name!r} is neither text nor a whole number."
+                )
+        if self._options.cursor is not None and self._cursor.kind not in (*_AWARE_TYPES, *_NAIVE_TYPES):
+            raise ConfigurationAdapterError(
+                "SNOWFLAKE_COLUMN_TYPE", f"The cursor column {self._cursor.name!r} is no timestamp."
+            )
+
+    def _condition(self, window: Window) -> tuple[str, tuple[Any, ...]]:
+        """A window's condition. The bare comparison first: by it Snowflake leaves out micro-partitions."""
+        parts, values = [], []
+        if window.since is not None:
+            text, bound = self._beyond(window.since)
+            parts.append(text)
+            values += bound
+        text, bound = self._up_to(window.until)
+        parts.append(text)
+        values += bound
+        return " AND ".join(parts), tuple(values)
+
+    def _beyond(self, mark: Mark) -> tuple[str, list[Any]]:
+        cursor, (literal, at) = _quoted(self._cursor), self._literal(mark)
+        if mark.key is None:
+            return f"{cursor} >= {literal}", [at]
+        keys, values = self._compare(">", mark.key)
+        return f"{cursor} >= {literal} AND ({cursor} > {literal} OR ({keys}))", [at, at, *values]
+
+    def _up_to(self, mark: Mark) -> tuple[str, list[Any]]:
+        cursor, (literal, at) = _quoted(self._cursor), self._literal(mark)
+        if mark.key is None:
+            return f"{cursor} < {literal}", [at]
+        keys, values = self._compare("<", mark.key)
+        equal = " AND ".join(f"{_quoted(key)} = ?" for key in self._keys)
+        text = f"{cursor} <= {literal} AND ({cursor} < {literal} OR ({keys}) OR ({equal}))"
+        return text, [at, at, *values, *mark.key]
+
+    def _compare(self, sign: str, key: tuple[str | int, ...]) -> tuple[str, list[Any]]:
+        """(k1, k2) beyond or before (a, b): k1 > a OR (k1 = a AND k2 > b)."""
+        names = [_quoted(column) for column in self._keys]
+        text, values = [], []
+        for place, name in enumerate(names):
+            text.append("(" + " AND ".join([*(f"{before} = ?" for before in names[:place]), f"{name} {sign} ?"]) + ")")
+            values += [*key[:place], key[place]]
+        return " OR ".join(text), values
+
+    def _literal(self, mark: Mark) -> tuple[str, str]:
+        """A mark's time as the cursor's type has it; nine digits."""
+        if self._cursor.kind in _AWARE_TYPES:
+            return "CAST(? AS TIMESTAMP_TZ)", f"{mark.at.removesuffix('Z')}+00:00"
+        seconds, fraction = mark.at.removesuffix("Z").split(".")
+        there = dt.datetime.fromisoformat(f"{seconds}+00:00").astimezone(self._zone)
+        return "CAST(? AS TIMESTAMP_NTZ)", f"{there:%Y-%m-%dT%H:%M:%S}.{fraction}"
+
+    def _instant(self, text: str) -> str:
+        """What the cursor reads, as an instant."""
+        seconds, fraction = text.split(".")
+        if self._cursor.kind in _AWARE_TYPES:
+            return f"{seconds}.{fraction}Z"
+        wall = dt.datetime.fromisoformat(seconds)
+        utc = wall.replace(tzinfo=self._zone).astimezone(dt.UTC)
+        if utc.astimezone(self._zone).replace(tzinfo=None) != wall:
+            raise FatalAdapterError(
+                "SNOWFLAKE_TIME_UNREAL",
+                f"The cursor of {self._options.table!r} has a time that {self._options.time_zone} skipped.",
+                "Check the option 'time_zone'.",
+            )
+        return f"{utc:%Y-%m-%dT%H:%M:%S}.{fraction}Z"
+
+
+def _quoted(column: _Column) -> str:
+    escaped = column.name.replace('"', '""')
+    return f'"{escaped}"'
+
+
+def _quoted_table(name: str) -> str:
+    """A table's name, each part quoted; unquoted parts in capitals, as Snowflake keeps them."""
+    parts, rest = [], name
+    while (found := _NAME_PART.match(rest)) is not None:
+        parts.append(f'"{found[1]}"' if found[1] else f'"{found[2].upper()}"')
+        rest = rest[found.end() :]
+        if not rest:
+            break
+        if not rest.startswith("."):
+            parts = []
+            break
+        rest = rest[1:]
+    if not 1 <= len(parts) <= 3 or rest:
+        raise ConfigurationAdapterError(
+            "OPTION_INVALID", f"{name!r} is not a table's name such as DATABASE.SCHEMA.TABLE."
+        )
+    return ".".join(parts)
+
+
+def _column_of(metadata: ResultMetadata) -> _Column:
+    kind = FIELD_ID_TO_NAME.get(metadata.type_code, str(metadata.type_code))
+    if kind == "FIXED":
+        made = pa.int64() if not metadata.scale else pa.decimal128(metadata.precision or 38, metadata.scale)
+    elif kind in _TYPES:
+        made = _TYPES[kind]
+    else:
+        raise ConfigurationAdapterError(
+            "SNOWFLAKE_COLUMN_TYPE",
+            f"The column {metadata.name!r} is of the type {kind}, which is not read.",
+            "Read a view that leaves it out or casts it.",
+        )
+    return _Column(metadata.name, kind, made)
+
+
+def _columns(described: Sequence[ResultMetadata]) -> dict[str, _Column]:
+    """Columns by the names that readers see: small letters, but for names that were quoted when they were made."""
+    columns: dict[str, _Column] = {}
+    for metadata in described:
+        column = _column_of(metadata)
+        unquoted = _UNQUOTED.fullmatch(column.name) is not None and column.name == column.name.upper()
+        name = column.name.lower() if unquoted else column.name
+        if name in columns:
+            raise ConfigurationAdapterError(
+                "SNOWFLAKE_COLUMNS_COLLIDE", f"Two columns are called {name!r} but for their case.", "Read a view."
+            )
+        columns[name] = column
+    return columns
+
+
+def _groups(batches: Sequence[ResultBatch], parts: int) -> Iterator[tuple[ArrowResultBatch, ...]]:
+    """Share result batches out into at most so many groups of about as many rows."""
+    share = max(sum(max(batch.rowcount, 0) for batch in batches) / parts, 1)
+    group: list[ArrowResultBatch] = []
+    rows, full = 0, share
+    for batch in batches:
+        if not isinstance(batch, ArrowResultBatch):
+            raise FatalAdapterError("SNOWFLAKE_FAILED", "Snowflake gave a result that is not Arrow.")
+        group.append(batch)
+        rows += batch.rowcount
+        if rows >= full:
+            yield tuple(group)
+            group, full = [], (rows // share + 1) * share
+    if group:
+        yield tuple(group)
+
+
+def _arranged(table: pa.Table, fields: Sequence[tuple[str, pa.DataType]], time_zone: str) -> pa.Table:
+    """The connector's columns by the names and of the types that were promised."""
+    columns = []
+    for column, (name, kind) in zip(table.columns, fields, strict=True):
+        try:
+            if pa.types.is_timestamp(kind) and column.type.tz is None:
+                # As `datetime` reads it, and so `SnowflakeTable._instant`.
+                aware = pc.assume_timezone(column, time_zone, ambiguous="earliest", nonexistent="latest")
+                columns.append(pc.cast(aware, kind, safe=False))
+            else:
+                # What is finer than a microsecond is cut off.
+                columns.append(pc.cast(column, kind, safe=not pa.types.is_timestamp(kind)))
+        except pa.ArrowException:  # not its text, which may quote a value
+            raise FatalAdapterError(
+                "SNOWFLAKE_VALUE_UNFIT",
+                f"The column {name!r} has a value that {kind} can't hold.",
+                "Whole numbers are read as 64 bits: read a view that casts the column.",
+            ) from None
+    return pa.table(columns, schema=pa.schema(list(fields)))
+
+
+@contextmanager
+def _errors(what: str) -> Iterator[None]:
+    """Make the connector's errors ours, without their texts: those may quote a statement, a value or an address."""
+    try:
+        yield
+    except AdapterError:
+        raise
+    except Error as error:
+        raise _adapter_error(error, what) from None
+    except (RequestException, OSError) as error:
+        raise RetriableAdapterError(
+            "SNOWFLAKE_UNREACHABLE", f"The line to Snowflake for {what} was cut ({type(error).__name__})."
+        ) from None
+
+
+def _adapter_error(error: Error, what: str) -> AdapterError:
+    number = error.errno or 0
+    shown = f"(number {number}, query {error.sfqid})" if error.sfqid else f"(number {number})"
+    if isinstance(error, TooManyRequests) or number == 290429:
+        return RetriableAdapterError("SNOWFLAKE_BUSY", f"Snowflake has too many requests, for {what} {shown}.")
+    if isinstance(error, NonRetryableTlsError):
+        return ConfigurationAdapterError("SNOWFLAKE_LOGIN_INVALID", f"No safe line for {what}: TLS failed {shown}.")
+    return (
+        _login_error(error, number, what, shown)
+        or _statement_error(number, what, shown)
+        or _line_error(error, number, what, shown)
+    )
+
+
+def _login_error(error: Error, number: int, what: str, shown: str) -> AdapterError | None:
+    if number in _SESSION_ENDED:
+        return RetriableAdapterError("SNOWFLAKE_SESSION_ENDED", f"The session for {what} has ended {shown}.")
+    if number == 390318:
+        return ConfigurationAdapterError(
+            "SNOWFLAKE_TOKEN_EXPIRED", f"The OAuth token for {what} has expired {shown}.", "Get a new one."
+        )
+    if 390100 <= number <= 390999:
+        return ConfigurationAdapterError(
+            "SNOWFLAKE_LOGIN_REFUSED",
+            f"Snowflake refused the login to {what} {shown}.",
+            "Check user, secret, role and the account's network rules.",
+        )
+    if number in _LOGIN_INVALID:
+        return ConfigurationAdapterError("SNOWFLAKE_LOGIN_INVALID", f"The login to {what} is malformed {shown}.")
+    if what.startswith("the account") and (isinstance(error, ForbiddenError) or number in (290403, 290404)):
+        return ConfigurationAdapterError(
+            "SNOWFLAKE_ACCOUNT_UNKNOWN", f"There is no such account, or a rule forbids it: {what} {shown}."
+        )
+    return None
+
+
+# By number: the error, its code, its sentence's beginning and the way out.
+_STATEMENT_ERRORS: Final[dict[int, tuple[type[AdapterError], str, str, str | None]]] = {
+    **dict.fromkeys(
+        (2003, 2043),
+        (
+            ConfigurationAdapterError,
+            "TABLE_MISSING",
+            "There is no such object, or the role may not see it:",
+            "Check its name, the login's database and schema, and the grants of its role.",
+        ),
+    ),
+    904: (ConfigurationAdapterError, "COLUMN_MISSING", "A column is gone from", "Start the stream again."),
+    3001: (
+        ConfigurationAdapterError,
+        "GRANT_MISSING",
+        "The role has no privilege to read",
+        "Grant it SELECT, and USAGE on schema, database and warehouse.",
+    ),
+    606: (
+        RetriableAdapterError,
+        "WAREHOUSE_AWAY",
+        "No warehouse answers for",
+        "Resume the warehouse or let it resume by itself; check its name and that the role may use it.",
+    ),
+    604: (RetriableAdapterError, "CANCELLED", "A statement was cancelled for", None),
+    630: (RetriableAdapterError, "TIMEOUT", "A statement reached its time limit for", None),
+}
+
+
+def _statement_error(number: int, what: str, shown: str) -> AdapterError | None:
+    if number not in _STATEMENT_ERRORS:
+        return None
+    kind, code, sentence, way_out = _STATEMENT_ERRORS[number]
+    return kind(f"SNOWFLAKE_{code}", f"{sentence} {what} {shown}.", way_out)
+
+
+def _line_error(error: Error, number: int, what: str, shown: str) -> AdapterError:
+    if 250000 <= number < 256000 or number >= 290000 or isinstance(error, HttpError) or number <= 0:
+        return RetriableAdapterError("SNOWFLAKE_UNREACHABLE", f"Snowflake did not answer for {what} {shown}.")
+    return FatalAdapterError("SNOWFLAKE_FAILED", f"A statement for {what} failed {shown}.")
+
+
+def snowflake(login: SnowflakeLogin) -> type[DataSource]:
+    """Spark's data source ``snowflake`` for one login."""
+    return data_source("snowflake", login)

@@ -1,0 +1,394 @@
+"""A stand-in for Snowflake on the loopback: fakesnow's HTTP server, in a process of its own, for the real connector.
+
+It answers what Snowflake answers, and adds what fakesnow leaves out and a reader must cope with: the password is
+checked, session parameters are taken, large results come in chunks that are fetched by URL, and a request can be
+refused with any of Snowflake's error numbers (`SnowflakeServer.refuse_next`). Nothing is kept when it ends.
+The folder holds ``port`` and ``server.log``.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import urlencode
+
+import pyarrow as pa
+
+from streams.errors import FatalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from snowflake.connector import SnowflakeConnection
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+DATABASE: Final = "SHOP"
+SCHEMA: Final = "PUBLIC"
+_START_SECONDS: Final = 30.0
+_CHUNK_ROWS: Final = 10_000
+_INCORRECT_LOGIN: Final = ("390100", "Incorrect username or password was specified.", "08001")
+_DECLARED: Final = (
+    (pa.types.is_boolean, "BOOLEAN"),
+    (pa.types.is_date, "DATE"),
+    (pa.types.is_integer, "NUMBER(18,0)"),
+    (pa.types.is_floating, "FLOAT"),
+)
+
+
+def _declared(kind: pa.DataType) -> str:
+    if pa.types.is_timestamp(kind):
+        return "TIMESTAMP_TZ" if kind.tz else "TIMESTAMP_NTZ"
+    if pa.types.is_decimal(kind):
+        return f"NUMBER({kind.precision},{kind.scale})"
+    return next((name for fits, name in _DECLARED if fits(kind)), "VARCHAR")
+
+
+class SnowflakeServer:
+    """The stand-in, while the context lasts.
+
+    Args:
+        folder: where its port and its log lie; made if it is not there.
+
+    Attributes:
+        host, port: where it listens, by plain HTTP.
+        account, user, password: the only login that it takes.
+
+    Raises:
+        FatalError: ``SNOWFLAKE_STAND_IN_FAILED``, with the end of its log.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.host, self.port = "127.0.0.1", 0
+        self.account, self.user, self.password = "shop", "loader", secrets.token_urlsafe(16)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._schemas: dict[str, tuple[pa.Schema, tuple[str, ...]]] = {}
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        said = self.folder / "port"
+        said.unlink(missing_ok=True)
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(said)],
+                stdin=subprocess.PIPE,  # when we are gone, so is this pipe, and the server ends
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"STAND_IN_PASSWORD": self.password, "STAND_IN_USER": self.user},
+            )
+        try:
+            self._await(said)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _await(self, said: Path) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline and self._process.poll() is None:
+            if said.exists():
+                self.port = int(said.read_text())
+                with suppress(OSError, http.client.HTTPException):
+                    self._control("ready", {}, b"")
+                    return
+            time.sleep(0.05)
+        shown = (self.folder / "server.log").read_text(errors="replace").splitlines()[-12:]
+        raise FatalError(
+            "SNOWFLAKE_STAND_IN_FAILED", "The stand-in for Snowflake did not start.", way_out="\n".join(shown)
+        )
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            assert process.stdin is not None
+            process.stdin.close()
+
+    def connect(self) -> SnowflakeConnection:
+        """Log in by the real connector; database and schema are those of the shop."""
+        import snowflake.connector
+
+        return snowflake.connector.connect(
+            account=self.account,
+            user=self.user,
+            password=self.password,
+            host=self.host,
+            port=self.port,
+            protocol="http",
+            database=DATABASE,
+            schema=SCHEMA,
+            login_timeout=10,
+            network_timeout=60,
+            session_parameters={"CLIENT_OUT_OF_BAND_TELEMETRY_ENABLED": False},
+        )
+
+    def create_table(self, name: str, columns: pa.Schema, key: Sequence[str]) -> None:
+        """Make a table; its columns are unquoted, so Snowflake spells them in capitals.
+
+        Args:
+            name: the table's name.
+            columns: aware times become TIMESTAMP_TZ, others TIMESTAMP_NTZ; whole numbers NUMBER(18,0).
+            key: the columns by which `load` replaces rows.
+        """
+        listed = ", ".join(f"{field.name} {_declared(field.type)}" for field in columns)
+        with self.connect() as connection:
+            connection.cursor().execute(f"CREATE OR REPLACE TABLE {name} ({listed})")
+        self._schemas[name.upper()] = (columns, tuple(key))
+
+    def load(self, table: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Insert rows, or replace those of the same key, as one transaction: the last row of a key counts."""
+        columns, key = self._schemas[table.upper()]
+        last = {tuple(row[name] for name in key): row for row in rows}
+        self._change(table, pa.Table.from_pylist(list(last.values()), columns), insert=True)
+
+    def delete(self, table: str, keys: Iterable[Sequence[Any]]) -> None:
+        """Delete rows for good, as one transaction."""
+        columns, key = self._schemas[table.upper()]
+        rows = [dict(zip(key, values, strict=True)) for values in keys]
+        self._change(table, pa.Table.from_pylist(rows, pa.schema([columns.field(name) for name in key])), insert=False)
+
+    def _change(self, table: str, rows: pa.Table, insert: bool) -> None:
+        key = self._schemas[table.upper()][1]
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, rows.schema) as writer:
+            writer.write_table(rows)
+        said = {"table": table, "key": ",".join(key), "insert": "1" if insert else ""}
+        self._control("load", said, sink.getvalue().to_pybytes())
+
+    def refuse_next(self, code: str, message: str, state: str = "", times: int = 1, what: str = "query") -> None:
+        """Answer the next requests with an error of Snowflake's.
+
+        Args:
+            code: Snowflake's number, such as ``000606``.
+            message: its sentence.
+            state: its SQL state.
+            times: how many requests are refused; 0 takes an earlier refusal back.
+            what: ``query``, ``login``, or ``chunk``, where the code is an HTTP status.
+        """
+        said = {"code": code, "message": message, "state": state, "times": str(times), "what": what}
+        self._control("refuse", said, b"")
+
+    def _control(self, verb: str, said: dict[str, str], body: bytes) -> None:
+        line = http.client.HTTPConnection(self.host, self.port, timeout=60)
+        try:
+            line.request("POST", f"/stand-in/{verb}?{urlencode(said)}", body)
+            answer = line.getresponse()
+            text = answer.read().decode(errors="replace")
+        finally:
+            line.close()
+        if answer.status != http.client.OK:
+            raise FatalError("SNOWFLAKE_STAND_IN_FAILED", f"The stand-in for Snowflake failed to {verb}: {text[:500]}")
+
+
+class _StandIn:
+    """The server's side: what is laid around fakesnow's own routes."""
+
+    def __init__(self, user: str, password: str) -> None:
+        self.user, self.password = user, password
+        self.refusals: dict[str, list[tuple[str, str, str]]] = {"query": [], "login": [], "chunk": []}
+        self.chunks: dict[str, bytes] = {}
+
+    def application(self) -> Starlette:
+        from fakesnow.server import routes
+        from starlette.applications import Starlette
+        from starlette.routing import Route
+
+        return Starlette(
+            routes=[
+                Route("/stand-in/ready", self.ready, methods=["POST"]),
+                Route("/stand-in/load", self.load, methods=["POST"]),
+                Route("/stand-in/refuse", self.refuse, methods=["POST"]),
+                Route("/stand-in/chunk/{name}", self.chunk, methods=["GET"]),
+                Route("/session/v1/login-request", self.login, methods=["POST"]),
+                Route("/queries/v1/query-request", self.query, methods=["POST"]),
+                *routes,
+            ]
+        )
+
+    async def ready(self, request: Request) -> Response:
+        from starlette.responses import Response
+
+        return Response()
+
+    async def refuse(self, request: Request) -> Response:
+        from starlette.responses import Response
+
+        said = request.query_params
+        refusal = (said["code"], said["message"], said["state"])
+        self.refusals[said["what"]] = [refusal] * int(said["times"])
+        return Response()
+
+    async def load(self, request: Request) -> Response:
+        from starlette.concurrency import run_in_threadpool
+        from starlette.responses import Response
+
+        rows = pa.ipc.open_stream(await request.body()).read_all()
+        said = request.query_params
+        await run_in_threadpool(_load, said["table"], said["key"].split(","), rows, bool(said["insert"]))
+        return Response()
+
+    async def chunk(self, request: Request) -> Response:
+        from starlette.responses import Response
+
+        if self.refusals["chunk"]:
+            return Response(status_code=int(self.refusals["chunk"].pop()[0]))
+        content = self.chunks.get(request.path_params["name"])
+        # What a blob store says to an address that it no longer takes.
+        return Response(status_code=403) if content is None else Response(content)
+
+    async def login(self, request: Request) -> Response:
+        from fakesnow.server import login_request
+
+        said = (await _json(request))["data"]
+        if self.refusals["login"]:
+            return _refusal(*self.refusals["login"].pop())
+        if (said.get("LOGIN_NAME"), said.get("PASSWORD")) != (self.user, self.password):
+            return _refusal(*_INCORRECT_LOGIN)
+        return await login_request(request)
+
+    async def query(self, request: Request) -> Response:
+        from fakesnow.server import query_request
+
+        if self.refusals["query"]:
+            return _refusal(*self.refusals["query"].pop())
+        answer = await query_request(request)
+        said = json.loads(bytes(answer.body))
+        if not _is_large(said):
+            return answer
+        return self._in_chunks(request, said)
+
+    def _in_chunks(self, request: Request, said: dict[str, Any]) -> Response:
+        """The first rows in the answer itself, the others by URL: as Snowflake does with a large result."""
+        from starlette.responses import JSONResponse
+
+        rows = pa.ipc.open_stream(base64.b64decode(said["data"]["rowsetBase64"])).read_all()
+        slices = [rows.slice(place, _CHUNK_ROWS) for place in range(0, rows.num_rows, _CHUNK_ROWS)]
+        listed = []
+        for rest in slices[1:]:
+            name, content = secrets.token_hex(8), _stream(rest)
+            self.chunks[name] = content
+            listed.append(
+                {
+                    "url": f"{request.url.scheme}://{request.url.netloc}/stand-in/chunk/{name}",
+                    "rowCount": rest.num_rows,
+                    "uncompressedSize": len(content),
+                    "compressedSize": len(content),
+                }
+            )
+        first = base64.b64encode(_stream(slices[0])).decode()
+        said["data"] |= {"rowsetBase64": first, "chunks": listed, "chunkHeaders": {}}
+        return JSONResponse(said)
+
+
+def _is_large(said: dict[str, Any]) -> bool:
+    data = said.get("data") or {}
+    return bool(data.get("rowsetBase64")) and (data.get("total") or 0) > _CHUNK_ROWS
+
+
+def _stream(rows: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows.combine_chunks())
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+async def _json(request: Request) -> Any:
+    import gzip
+
+    body = await request.body()
+    return json.loads(gzip.decompress(body) if request.headers.get("content-encoding") == "gzip" else body)
+
+
+def _refusal(code: str, message: str, state: str) -> Response:
+    from starlette.responses import JSONResponse
+
+    data = {"errorCode": code, "sqlState": state}
+    return JSONResponse({"data": data, "code": code, "message": message, "success": False})
+
+
+_loading = threading.Lock()
+
+
+def _load(table: str, key: Sequence[str], rows: pa.Table, insert: bool) -> None:
+    """Change a table underneath fakesnow: its INSERT takes about a millisecond a row."""
+    from fakesnow.server import shared_fs
+
+    same = " AND ".join(f"there.{name} = incoming.{name}" for name in key)
+    target = f"{DATABASE}.{SCHEMA}.{table}"
+    cursor = shared_fs.duck_conn.cursor()
+    with _loading:  # two writers of one table would be a conflict
+        cursor.register("incoming", rows)
+        try:
+            cursor.execute("BEGIN")
+            cursor.execute(f"DELETE FROM {target} AS there USING incoming WHERE {same}")  # noqa: S608 - our own names
+            if insert:
+                cursor.execute(f"INSERT INTO {target} BY NAME SELECT * FROM incoming")  # noqa: S608
+            cursor.execute("COMMIT")
+        finally:
+            cursor.close()
+
+
+def _timestamps(times: pa.Array | pa.ChunkedArray) -> pa.StructArray:
+    """Times as Snowflake's structs; fakesnow's own conversion makes 1970 of NULL."""
+    import pyarrow.compute as pc
+
+    if isinstance(times, pa.ChunkedArray):
+        times = times.combine_chunks()
+    count = pc.fill_null(times.cast(pa.timestamp("us", times.type.tz)).cast(pa.int64()), 0)
+    epoch = pc.floor(pc.divide(count.cast(pa.float64()), 1e6)).cast(pa.int64())
+    fraction = pc.multiply(pc.subtract(count, pc.multiply(epoch, 1_000_000)), 1000).cast(pa.int32())
+    parts = {"epoch": epoch, "fraction": fraction}
+    if times.type.tz:
+        parts["timezone"] = pa.array([1440] * len(times), pa.int32())  # minutes, counted from -24 h: UTC
+    fields = [pa.field(name, part.type, nullable=False) for name, part in parts.items()]
+    return pa.StructArray.from_arrays(list(parts.values()), fields=fields, mask=times.is_null())
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)  # answers when the pipe breaks
+    os._exit(0)
+
+
+def _serve(said: Path) -> None:
+    """Serve until the parent is gone; the port is written once it is bound."""
+    import fakesnow.arrow
+    import uvicorn
+
+    fakesnow.arrow.timestamp_to_sf_struct = _timestamps  # type: ignore[assignment]
+    stand_in = _StandIn(os.environ.pop("STAND_IN_USER"), os.environ.pop("STAND_IN_PASSWORD"))
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    part = said.with_suffix(".part")
+    part.write_text(str(listening.getsockname()[1]))
+    part.replace(said)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    config = uvicorn.Config(stand_in.application(), log_level="warning", access_log=False)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]))
