@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from batch_adapters.adapter import data_source
 from streams.errors import FatalError
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from streams.checkpoint import Checkpoint
     from streams.settings import FlowSettings
     from streams.source_settings import PullSettings
-
-_registered: Final[set[tuple[str, str]]] = set()
-_registering: Final = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,8 @@ class AdapterSource:
 
     def stream(self, spark: SparkSession, limits: FlowSettings, checkpoint: Checkpoint) -> DataFrame:
         """The table's columns with their types there, and those of `batch_adapters.adapter.ADDED`."""
-        self._register(spark)
+        # At each start, so that a login that was changed meanwhile is the one that is used.
+        spark.dataSource.register(data_source(self.system, self.login()))
         return spark.readStream.format(self.system).options(**self.options(limits)).load()
 
     def options(self, limits: FlowSettings) -> dict[str, str]:
@@ -85,11 +82,3 @@ class AdapterSource:
                 way_out=f"To pull the table from its beginning: streams resume {self.flow} --accept-loss",
                 changed=changed,
             )
-
-    def _register(self, spark: SparkSession) -> None:
-        # Once an application: the class carries the login, and is pickled each time.
-        name = (str(spark.sparkContext.applicationId), self.system)
-        with _registering:
-            if name not in _registered:
-                spark.dataSource.register(data_source(self.system, self.login()))
-                _registered.add(name)

@@ -55,9 +55,6 @@ def server() -> Iterator[InMemoryServer]:
 
 
 def bench_at(spark: SparkSession, folder: Path, **pull: Any) -> Bench:
-    from streams.sources import adapters
-
-    adapters._registered.clear()  # each test has a server of its own
     shop = InMemoryShop(
         account="a", user="u", token="env:HOME", database="SHOP", pull=PullSettings(lag_seconds=0, **pull)
     )
