@@ -46,6 +46,8 @@ JOB_MAP: Final[dict[str, Job]] = {
     job.name: job
     for job in (
         Job("snowflake_to_bronze", "customers, orders and products from Snowflake into bronze", _pulled("snowflake")),
+        Job("crm_to_bronze", "accounts, contacts and opportunities from Salesforce into bronze", _pulled("salesforce")),
+        Job("redshift_to_bronze", "customer behaviour from Redshift into bronze", _pulled("redshift")),
         Job("fx_json_to_bronze", "exchange rates from files into bronze", ("bronze.fx_rates",)),
         Job("kafka_csv_to_bronze", "order events from Kafka into bronze", ("bronze.order_events",)),
         Job("bronze_to_silver", "bronze into silver, by key", ("silver.order_events", "silver.fx_rates")),

@@ -93,15 +93,89 @@ class SnowflakeSource(_Source):
         return SnowflakeLogin(**self._said("schema_name"), schema=self.schema_name)
 
 
+class RedshiftSource(_Source):
+    """A Redshift cluster or workgroup. `unload` goes by S3, `direct` through the connection.
+
+    The login is one of `password`, `cluster_identifier` and `workgroup`; the latter two are IAM's.
+    """
+
+    host: Text | None = None
+    port: PositiveInt = 5439
+    database: Text
+    schema_name: Text = Field(default="public", alias="schema")
+    user: Text | None = None
+    password: SecretReference | None = None
+    cluster_identifier: Text | None = None
+    workgroup: Text | None = None
+    region: Text | None = None
+    ssl: bool = True
+    mode: Literal["unload", "direct"] = "unload"
+    staging: Annotated[str, Field(pattern=r"^s3://[^/]+/.+")] | None = None
+    iam_role: Text | None = None
+    s3_endpoint: Text | None = None
+    s3_access_key: SecretReference | None = None
+    s3_secret_key: SecretReference | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        ways = ("password", "cluster_identifier", "workgroup")
+        _one_of({name: getattr(self, name) is not None for name in ways})
+        if self.password is not None and not (self.host and self.user):
+            raise PydanticCustomError("login_unclear", "a password needs host and user beside it")
+        if self.mode == "unload" and not self.staging:
+            raise PydanticCustomError("staging_missing", "unload needs staging: s3://bucket/prefix")
+        return self
+
+    def login(self) -> OpenTable:
+        """By redshift-connector, and S3."""
+        from batch_adapters.redshift import RedshiftLogin
+
+        return RedshiftLogin(**self._said("schema_name"), schema=self.schema_name)
+
+
+class SalesforceSource(_Source):
+    """A Salesforce org: a connected app's key and secret, alone or with a user's name and password."""
+
+    instance_url: Annotated[str, Field(pattern=r"^https?://[^/]+$")]
+    consumer_key: Text
+    consumer_secret: SecretReference
+    username: Text | None = None
+    password: SecretReference | None = None
+    security_token: SecretReference | None = None
+    api_version: Annotated[str, Field(pattern=r"^\d+\.0$")] = "62.0"
+    mode: Literal["auto", "bulk", "rest"] = "auto"
+    max_api_share: Annotated[float, Field(gt=0, le=1)] = 0.9
+    # Deletes are marked there: none has to be looked for.
+    pull: PullSettings = PullSettings(reconcile_seconds=0)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if (self.username is None) != (self.password is None):
+            raise PydanticCustomError("login_unclear", "give username and password, or neither")
+        return self
+
+    def login(self) -> OpenTable:
+        """By OAuth."""
+        from batch_adapters.salesforce import SalesforceLogin
+
+        return SalesforceLogin(**self._said())
+
+
+AnySource = SnowflakeSource | RedshiftSource | SalesforceSource
+
+
 class SourceSettings(_Model):
     """The sources that there are; the jobs of one that is left out say so."""
 
     snowflake: SnowflakeSource | None = None
+    redshift: RedshiftSource | None = None
+    salesforce: SalesforceSource | None = None
 
-    def named(self, system: str) -> SnowflakeSource | None:
+    def named(self, system: str) -> AnySource | None:
         """The source of that name; None where nothing is said of it."""
         return getattr(self, system)  # type: ignore[no-any-return]
 
     def secrets(self) -> Iterator[SecretReference]:
         """All references to secrets in them."""
-        return self.snowflake.secrets() if self.snowflake is not None else iter(())
+        for source in (self.snowflake, self.redshift, self.salesforce):
+            yield from source.secrets() if source is not None else ()

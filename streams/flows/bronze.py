@@ -82,6 +82,10 @@ PULLED_TABLES: Final = (
     PulledTable("bronze.snowflake_customers", "snowflake_customers", "snowflake", "CUSTOMERS"),
     PulledTable("bronze.snowflake_orders", "snowflake_orders", "snowflake", "ORDERS"),
     PulledTable("bronze.snowflake_products", "snowflake_products", "snowflake", "PRODUCTS"),
+    PulledTable("bronze.crm_accounts", "crm_accounts", "salesforce", "Account"),
+    PulledTable("bronze.crm_contacts", "crm_contacts", "salesforce", "Contact"),
+    PulledTable("bronze.crm_opportunities", "crm_opportunities", "salesforce", "Opportunity"),
+    PulledTable("bronze.redshift_behavior", "redshift_behavior", "redshift", "customer_behavior"),
 )
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from redshift_connector import Connection
+    from redshift_connector.core import Connection
 
     from streams.local.s3_server import S3Server
 
@@ -130,7 +130,7 @@ class RedshiftServer:
     def count(self, table: str) -> int:
         """How many rows a table holds."""
         with self.connect() as connection, connection.cursor() as cursor:
-            (rows,) = cursor.execute(f"SELECT COUNT(*) FROM {_quoted(table)}").fetchone()  # noqa: S608
+            ((rows,),) = cursor.execute(f"SELECT COUNT(*) FROM {_quoted(table)}").fetchall()  # noqa: S608
         return int(rows)
 
     def execute(self, script: str) -> str:

@@ -158,9 +158,17 @@ class SnowflakeServer:
             connection.cursor().execute(f"CREATE OR REPLACE TABLE {name} ({listed})")
         self._schemas[name.upper()] = (columns, tuple(key))
 
-    def load(self, table: str, rows: Iterable[dict[str, Any]]) -> None:
-        """Insert rows, or replace those of the same key, as one transaction: the last row of a key counts."""
+    def load(self, table: str, rows: pa.Table | Iterable[dict[str, Any]]) -> None:
+        """Insert rows, or replace those of the same key, as one transaction.
+
+        Args:
+            table: the table's name.
+            rows: a table whose keys are unique, or rows of which the last of a key counts.
+        """
         columns, key = self._schemas[table.upper()]
+        if isinstance(rows, pa.Table):
+            self._change(table, rows.select(columns.names).cast(columns), insert=True)
+            return
         last = {tuple(row[name] for name in key): row for row in rows}
         self._change(table, pa.Table.from_pylist(list(last.values()), columns), insert=True)
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-import tempfile
 import time
-from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
-from rich.console import Console
-from rich.table import Table
 
 from streams.flows import all_flows
 from streams.local.broker import Broker
@@ -18,9 +14,13 @@ from streams.local.producer import send_messages
 from streams.local.replay import plan_replay
 from streams.supervisor.run import drain
 from streams.supervisor.service import started
+from tests.bench.figure import Figure
 from tests.spark.flow_bench import settings_for
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
     from pyspark.sql import SparkSession
 
 _ROUNDS = 3
@@ -30,27 +30,25 @@ _HAND_WRITTEN = (
 )
 
 
-def main() -> None:
-    out = Console()
-    with tempfile.TemporaryDirectory() as temporary:
-        place = Path(temporary)
-        plan = plan_replay(seed=1)
-        with Broker(place / "broker", out.print) as broker:
-            broker.create_topic("bench", 4)
-            send_messages(plan.messages, broker.bootstrap_servers, "bench")
-            kafka = {"bootstrap_servers": broker.bootstrap_servers, "topics": {"order_events": "bench"}}
-            settings = settings_for(place, kafka=kafka)
-            with started(settings) as service:
-                flow = all_flows(settings)["bronze.order_events"]
-                ours, by_hand = [], []
-                for turn in range(_ROUNDS + 1):
-                    began = time.perf_counter()
-                    drain(flow, service)
-                    ours.append(time.perf_counter() - began)
-                    service.checkpoint(flow.name).set_aside(f"round-{turn}")
-                    by_hand.append(_append_by_hand(service.spark, broker.bootstrap_servers, place / f"hand-{turn}"))
-    # The first round warms both up.
-    _show(out, len(plan.messages), sorted(ours[1:])[_ROUNDS // 2], sorted(by_hand[1:])[_ROUNDS // 2])
+def measure(place: Path, say: Callable[[str], None]) -> Iterator[Figure]:
+    """The median of three rounds of each; the first round of each, which warms both up, does not count."""
+    plan = plan_replay(seed=1)
+    with Broker(place / "broker", say) as broker:
+        broker.create_topic("bench", 4)
+        send_messages(plan.messages, broker.bootstrap_servers, "bench")
+        kafka = {"bootstrap_servers": broker.bootstrap_servers, "topics": {"order_events": "bench"}}
+        settings = settings_for(place, kafka=kafka)
+        with started(settings) as service:
+            flow = all_flows(settings)["bronze.order_events"]
+            ours, by_hand = [], []
+            for turn in range(_ROUNDS + 1):
+                began = time.perf_counter()
+                drain(flow, service)
+                ours.append(time.perf_counter() - began)
+                service.checkpoint(flow.name).set_aside(f"round-{turn}")
+                by_hand.append(_append_by_hand(service.spark, broker.bootstrap_servers, place / f"hand-{turn}"))
+    rows = len(plan.messages)
+    yield Figure("Kafka CSV → bronze, against `from_csv`", rows, median(ours[1:]), median(by_hand[1:]), at_least=0.85)
 
 
 def _append_by_hand(spark: SparkSession, servers: str, place: Path) -> float:
@@ -61,15 +59,3 @@ def _append_by_hand(spark: SparkSession, servers: str, place: Path) -> float:
     writer = typed.writeStream.format("delta").option("checkpointLocation", str(place / "checkpoint"))
     writer.trigger(availableNow=True).start(str(place / "table")).awaitTermination()
     return time.perf_counter() - began
-
-
-def _show(out: Console, messages: int, ours: float, by_hand: float) -> None:
-    table = Table(box=None, pad_edge=False)
-    for name in ("what", "rows", "ours, s", "by hand, s", "speed, ratio"):
-        table.add_column(name, justify="left" if name == "what" else "right")
-    table.add_row("Kafka CSV → bronze", f"{messages:,}", f"{ours:.2f}", f"{by_hand:.2f}", f"{by_hand / ours:.2f}")
-    out.print(table)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
