@@ -18,6 +18,7 @@ import io
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -138,7 +139,7 @@ class SalesforceTable(SourceTable):
             ConfigurationAdapterError: ``SALESFORCE_OBJECT_MISSING``, ``_FIELD_MISSING`` (of the options) or
                 ``_FIELD_TYPE`` (a cursor that is no date and time).
         """
-        described = self._session.call("GET", f"sobjects/{self._options.table}/describe").json()["fields"]
+        described = self._session.json(f"sobjects/{self._options.table}/describe")["fields"]
         self._fields = {one["name"]: _type(one) for one in described if one["type"] not in _UNREADABLE}
         cursor = self._options.cursor
         for name in (*self._options.key, *([cursor] if cursor else [])):
@@ -166,7 +167,7 @@ class SalesforceTable(SourceTable):
         query = f"SELECT {', '.join(selection.columns)} FROM {self._options.table}{where}"  # noqa: S608 - checked names
         if not self._is_bulk(where):
             return [RestPart(query, fields)]
-        job = self._session.call("POST", "jobs/query", json={"operation": "queryAll", "query": query}).json()["id"]
+        job = self._session.json("jobs/query", "POST", json={"operation": "queryAll", "query": query})["id"]
         self._jobs[batch] = job
         self._await(job)
         return [ResultPage(url, fields) for url in self._result_pages(job)]
@@ -194,7 +195,8 @@ class SalesforceTable(SourceTable):
         us = self._session.user_id()
         for job in self._listed("jobs/query?jobType=V2Query"):
             if (job["object"], job["createdById"]) == (self._options.table, us) and job["state"] in _UNFINISHED:
-                self._session.call("PATCH", f"jobs/query/{job['id']}", json={"state": "Aborted"})
+                with suppress(AdapterError):  # it may just have ended
+                    self._session.call("PATCH", f"jobs/query/{job['id']}", json={"state": "Aborted"})
 
     def close(self) -> None:
         """Let the lines go."""
@@ -252,7 +254,7 @@ class SalesforceTable(SourceTable):
         if self._login.mode != "auto":
             return self._login.mode == "bulk"
         counted = f"SELECT COUNT() FROM {self._options.table}{where}"  # noqa: S608 - checked names
-        said = self._session.call("GET", "queryAll", params={"q": counted}).json()
+        said = self._session.json("queryAll", params={"q": counted})
         return bool(said["totalSize"] > _ROWS_BY_REST)
 
     def _records(self, query: str) -> Iterator[dict[str, Any]]:
@@ -290,15 +292,19 @@ class SalesforceTable(SourceTable):
         said = self._session.json(path)
         yield from said[name]
         while not said["done"]:
-            said = self._session.json(said["nextRecordsUrl"])
+            # Of result pages the documentation spells it without the s.
+            said = self._session.json(said.get("nextRecordsUrl") or said["nextRecordUrl"])
             yield from said[name]
 
     def _result(self, page: ResultPage) -> pa.Table:
         answer = self._session.call("GET", page.url)
-        types = dict(page.fields)
+        # Numbers are read as texts: see `_numbers`.
+        types = {name: pa.string() if pa.types.is_decimal(kind) else kind for name, kind in page.fields}
         try:
             table = pyarrow.csv.read_csv(
                 io.BytesIO(answer.content),
+                # One block: a row of long texts may be longer than the usual block, and would not be read.
+                read_options=pyarrow.csv.ReadOptions(block_size=len(answer.content) + 1),
                 parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
                 convert_options=pyarrow.csv.ConvertOptions(
                     column_types=types, include_columns=list(types), null_values=[""], strings_can_be_null=True
@@ -308,7 +314,11 @@ class SalesforceTable(SourceTable):
             raise RetriableAdapterError("SALESFORCE_PAGE_BROKEN", "A page of a result can't be read.") from None
         if str(len(table)) != answer.headers.get("Sforce-NumberOfRecords"):
             raise RetriableAdapterError("SALESFORCE_PAGE_INCOMPLETE", "A page of a result has not all of its rows.")
-        return table
+        columns = [
+            _numbers(table[name].to_pylist(), name, kind) if pa.types.is_decimal(kind) else table[name]
+            for name, kind in page.fields
+        ]
+        return pa.table(columns, names=list(types))
 
 
 def _instant(mark: Mark) -> str:
@@ -324,6 +334,23 @@ def _type(described: dict[str, Any]) -> pa.DataType:
     return _TYPES.get(described["type"], pa.string())
 
 
+def _numbers(values: Sequence[Any], name: str, kind: pa.Decimal128Type) -> pa.Array:
+    """Numbers, rounded to the field's scale, as Salesforce shows them: it keeps, and tells, more digits.
+
+    Large ones come as ``1.2345678E7``.
+    """
+    unit = Decimal(1).scaleb(-kind.scale)
+    try:
+        rounded = [None if one is None else Decimal(one).quantize(unit, ROUND_HALF_UP) for one in values]
+        return pa.array(rounded, kind)
+    except (pa.ArrowException, InvalidOperation):
+        raise _unfit(name, kind) from None
+
+
+def _unfit(name: str, kind: pa.DataType) -> FatalAdapterError:
+    return FatalAdapterError("SALESFORCE_VALUE_UNFIT", f"The field {name!r} has a value that {kind} can't hold.")
+
+
 def _of_json(rows: list[dict[str, Any]], fields: Sequence[tuple[str, pa.DataType]]) -> pa.RecordBatch:
     columns = []
     for name, kind in fields:
@@ -331,12 +358,12 @@ def _of_json(rows: list[dict[str, Any]], fields: Sequence[tuple[str, pa.DataType
         try:
             if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
                 columns.append(pc.cast(pa.array(values, pa.string()), kind))
+            elif pa.types.is_decimal(kind):
+                columns.append(_numbers(values, name, kind))
             else:
                 columns.append(pa.array(values, kind))
         except pa.ArrowException:
-            raise FatalAdapterError(
-                "SALESFORCE_VALUE_UNFIT", f"The field {name!r} has a value that {kind} can't hold."
-            ) from None
+            raise _unfit(name, kind) from None
     return pa.RecordBatch.from_arrays(columns, names=[name for name, _ in fields])
 
 

@@ -8,6 +8,8 @@ answer                                       error
 ===========================================  ==============================================
 OAuth: invalid_client, invalid_grant, ...    configuration, LOGIN_REFUSED
 401 INVALID_SESSION_ID                       a new login, once; then retriable, SESSION_ENDED
+a redirection: the org has another address   configuration, HOST_MOVED
+NOT_FOUND, of a query job                    retriable, JOB_GONE
 INVALID_TYPE, NOT_FOUND                      configuration, OBJECT_MISSING
 INVALID_FIELD                                configuration, FIELD_MISSING
 INSUFFICIENT_ACCESS, API_DISABLED_FOR_ORG    configuration, GRANT_MISSING
@@ -88,9 +90,9 @@ class SalesforceSession:
             raise self._refused(answer)
         return answer
 
-    def json(self, path: str, **more: Any) -> dict[str, Any]:
-        """One call that reads; numbers with a point are decimals."""
-        answer = self.call("GET", path, **more)
+    def json(self, path: str, method: str = "GET", **more: Any) -> dict[str, Any]:
+        """One call that is answered by JSON; numbers with a point are decimals."""
+        answer = self.call(method, path, **more)
         try:
             return dict(answer.json(parse_float=Decimal))
         except ValueError:
@@ -133,12 +135,17 @@ class SalesforceSession:
         url = f"{self._login.instance_url}{path}"
         try:
             # The body is read here; one that is shorter than it says is an error of the line.
-            return self._line.request(method, url, timeout=self._login.timeout_seconds, allow_redirects=False, **more)
+            answer = self._line.request(method, url, timeout=self._login.timeout_seconds, allow_redirects=False, **more)
         except requests.RequestException as error:  # not its text, which has the URL with the query
             self._check_host()
             raise RetriableAdapterError(
                 "SALESFORCE_UNREACHABLE", f"Salesforce did not answer for {self._what} ({type(error).__name__})."
             ) from None
+        if answer.ok and answer.status_code >= HTTPStatus.MULTIPLE_CHOICES:  # not followed: it would take secrets along
+            raise ConfigurationAdapterError(
+                "SALESFORCE_HOST_MOVED", f"{self._login.instance_url} is not the org's own address, or no longer."
+            )
+        return answer
 
     def _check_host(self) -> None:
         host = urlsplit(self._login.instance_url).hostname
@@ -164,6 +171,8 @@ class SalesforceSession:
                 f"Salesforce is busy, for {what} {shown}.",
                 retry_after=float(asked) if asked.isdecimal() else None,
             )
+        if code == "NOT_FOUND" and "/jobs/query/" in answer.url:
+            return RetriableAdapterError("SALESFORCE_JOB_GONE", f"A query job for {what!r} is gone {shown}.")
         if code not in _CONFIGURATION:
             return FatalAdapterError("SALESFORCE_FAILED", f"A call for {what!r} failed {shown}.")
         ours, sentence, way_out = _CONFIGURATION[code]

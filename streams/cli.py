@@ -36,7 +36,7 @@ errors_app = typer.Typer(help="The error lane: rows that broke a contract or a c
 app.add_typer(errors_app, name="errors")
 sources_app = typer.Typer(help="The databases that tables are pulled from.", no_args_is_help=True)
 app.add_typer(sources_app, name="sources")
-out = Console()
+out = Console(width=None if sys.stdout.isatty() else 140)  # in a pipe it would be 80
 err = Console(stderr=True)
 
 Env = Annotated[str, typer.Option("--env", help="Which configuration: checkpoints_config/ENV.yaml.")]

@@ -85,7 +85,7 @@ def compare(plan: ReplayPlan, shop: Shop, sources: ShopSources, service: Service
     months = tuple((must.get(name, empty), found.get(name)) for name in sorted({*must, *found}, key=str))
     lane = (
         read.load(lake.lane("bronze"))
-        .where(F.col("flow") == "bronze.order_events")
+        .where(~F.col("flow").isin([table.flow for table in PULLED_TABLES]))
         .groupBy(F.col("violations")[0]["code"])
         .count()
         .collect()

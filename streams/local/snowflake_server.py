@@ -178,6 +178,12 @@ class SnowflakeServer:
         rows = [dict(zip(key, values, strict=True)) for values in keys]
         self._change(table, pa.Table.from_pylist(rows, pa.schema([columns.field(name) for name in key])), insert=False)
 
+    def count(self, table: str) -> int:
+        """How many rows a table holds."""
+        with self.connect() as connection:
+            (found,) = connection.cursor().execute(f"SELECT COUNT(*) FROM {table}").fetchall()  # type: ignore[union-attr]  # noqa: S608
+        return int(found[0])
+
     def _change(self, table: str, rows: pa.Table, insert: bool) -> None:
         key = self._schemas[table.upper()][1]
         sink = pa.BufferOutputStream()

@@ -154,6 +154,48 @@ def test_every_kind_of_value_and_deleted_rows(server: SalesforceServer, login: S
     assert server.jobs() == before
 
 
+def test_numbers_are_rounded_to_the_scale_that_they_are_shown_with(
+    server: SalesforceServer, login: SalesforceLogin
+) -> None:
+    finer = pa.field("Amount", pa.decimal128(18, 4), metadata={"scale": "2"})
+    fields = FIELDS.set(FIELDS.get_field_index("Amount"), finer)
+    server.create_object("Finer__c", fields)
+    told = [Decimal("0.1250"), Decimal("-7.0049"), Decimal("12345678.0000"), Decimal("0.0000"), None]
+    server.load("Finer__c", [account(place) | {"Amount": value} for place, value in enumerate(told)])
+    table = login(dataclasses.replace(options(), table="Finer__c"))
+    assert table.schema().field("Amount").type == pa.decimal128(18, 2)
+    shown = [Decimal("0.13"), Decimal("-7.00"), Decimal("12345678.00"), Decimal("0.00"), None]
+    assert [row["Amount"] for row in read(table)] == shown
+    table.close()
+
+
+def test_a_text_longer_than_a_block_of_the_csv_reader(server: SalesforceServer, accounts: str) -> None:
+    rows = [account(1) | {"Name": 1_500_000 * "long\n"}, account(2)]
+    server.load(accounts, rows)
+    table = login_at(server, mode="bulk")(options())
+    assert read(table) == rows
+    table.close()
+
+
+def test_a_job_that_is_gone_is_planned_anew(server: SalesforceServer, accounts: str) -> None:
+    server.load(accounts, [account(1)])
+    table = login_at(server, mode="bulk")(options())
+    (part,) = table.parts(ALL, "b")
+    table.clean("b")
+    with pytest.raises(RetriableAdapterError, match="SALESFORCE_JOB_GONE"):
+        table._result(part)
+    table.close()
+
+
+def test_an_org_that_has_moved(server: SalesforceServer, accounts: str) -> None:
+    table = login_at(server)(options())
+    for path in ("token", "describe"):
+        server.fail_next(path, 301)
+        with pytest.raises(ConfigurationAdapterError, match="SALESFORCE_HOST_MOVED"):
+            table.schema()
+    table.close()
+
+
 def test_few_rows_are_read_by_rest_and_many_in_bulk(tmp_path: Path) -> None:
     with SalesforceServer(tmp_path, result_rows=4000, polls=3) as server:
         server.create_object("Account", FIELDS)
