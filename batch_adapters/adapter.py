@@ -168,7 +168,7 @@ class SourceTable(ABC):
         """The part's rows, a bounded number at a time, with the selection's columns by name."""
 
     def clean(self, batch: str | None) -> None:  # noqa: B027 - most sources keep nothing
-        """Remove what a batch has left at the source; of all batches of this table when None."""
+        """Remove what a batch has left at the source: all whose name begins so. Of this stream's all when None."""
 
     def close(self) -> None:  # noqa: B027
         """Let the login go."""
@@ -317,6 +317,7 @@ class TableStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
         self._table: SourceTable | None = None
         self._target: str | None = None
         self._swept = False
+        self._committed: dict[str, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_table": None}  # a login does not travel
@@ -355,6 +356,8 @@ class TableStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
     def latestOffset(self, start: dict[str, Any], limit: ReadLimit) -> dict[str, Any]:  # noqa: N802
         """The end of the next batch."""
         max_rows = limit.max_rows if isinstance(limit, ReadMaxRows) else None
+        # Spark asks this once the batch before is done for good, and tells of a run's last batch in no other way.
+        self.commit(start)
 
         def following(table: SourceTable) -> Offset:
             pull = Pull(table, self._options)
@@ -422,12 +425,9 @@ class TableStreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
 
     def commit(self, end: dict[str, Any]) -> None:
         """Spark has this batch for good: what was staged for it can go."""
-        batch = _batch_name(Offset.of(end))
-        for change in ("row", "key", "snapshot"):
-            self._clean(f"{batch}-{change}")
-
-    def _clean(self, batch: str) -> None:
-        self._ask(lambda table: table.clean(batch))
+        if end != self._committed and end != self.initialOffset():
+            self._ask(lambda table: table.clean(_batch_name(Offset.of(end))))
+            self._committed = end
 
     def stop(self) -> None:
         """Let the login go."""

@@ -135,8 +135,8 @@ class Staging:
             )
 
     def clean(self, batch: str | None) -> None:
-        """Remove what a batch has left; all of this stream's when None."""
-        prefix = f"{self.prefix}/{batch}/" if batch is not None else f"{self.prefix}/"
+        """Remove what batches whose name begins so have left; all of this stream's when None."""
+        prefix = f"{self.prefix}/{batch or ''}"
         with s3_errors(self.bucket):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
             keys = [{"Key": found["Key"]} for page in pages for found in page.get("Contents", ())]

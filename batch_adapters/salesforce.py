@@ -185,10 +185,9 @@ class SalesforceTable(SourceTable):
     def clean(self, batch: str | None) -> None:
         """Delete a batch's job. When None: abort the unfinished ones of this user on this object."""
         if batch is not None:
-            ours = self._jobs.pop(batch, None)
-            if ours is not None:
+            for name in [name for name in self._jobs if name.startswith(batch)]:
                 with suppress(AdapterError):  # Salesforce deletes it after seven days in any case
-                    self._session.call("DELETE", f"jobs/query/{ours}")
+                    self._session.call("DELETE", f"jobs/query/{self._jobs.pop(name)}")
             return
         if self._login.mode == "rest":
             return

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from streams.local.shop import Shop
     from streams.quality.contract import Contract
 
-_STAGING: Final = "lakehouse-staging"
+STAGING: Final = "lakehouse-staging"
 
 
 class ShopSources:
@@ -37,11 +37,12 @@ class ShopSources:
     def __init__(self, folder: Path, contracts: Mapping[str, Contract]) -> None:
         self._folder, self._contracts = folder, contracts
         self._stack = ExitStack()
+        self._changed_at: dt.datetime | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as starting, ThreadPoolExecutor() as pool:
             self.s3 = starting.enter_context(S3Server(self._folder / "s3"))
-            self.s3.make_bucket(_STAGING)
+            self.s3.make_bucket(STAGING)
             servers = (
                 SnowflakeServer(self._folder / "snowflake"),
                 RedshiftServer(self._folder / "redshift", self.s3),
@@ -71,11 +72,16 @@ class ShopSources:
 
     def change(self, shop: Shop, at: dt.datetime) -> None:
         """What happens at the sources afterwards, at one moment."""
+        self._changed_at = at
         for table in PULLED_TABLES:
-            rows, cursor = shop.changes[table.contract], self._contracts[table.contract].sequence[0]
-            place = rows.schema.get_field_index(cursor)
-            field = rows.schema.field(place)
-            self._load(table, rows.set_column(place, field, pa.repeat(pa.scalar(at, field.type), len(rows))))
+            self._load(table, self.changed(shop, table.contract))
+
+    def changed(self, shop: Shop, contract: str) -> pa.Table:
+        """The rows of a table that `change` has written, with its moment as their cursor."""
+        rows, cursor = shop.changes[contract], self._contracts[contract].sequence[0]
+        place = rows.schema.get_field_index(cursor)
+        field = rows.schema.field(place)
+        return rows.set_column(place, field, pa.repeat(pa.scalar(self._changed_at, field.type), len(rows)))
 
     def count(self, table: PulledTable) -> int:
         """How many rows a table holds, asked of the source itself."""
@@ -104,7 +110,7 @@ class ShopSources:
                 "password": self._secret("redshift", redshift.password),
                 "ssl": False,
                 "mode": "unload",
-                "staging": f"s3://{_STAGING}/pulls",
+                "staging": f"s3://{STAGING}/pulls",
                 "s3_endpoint": self.s3.endpoint,
                 "s3_access_key": self._secret("s3_access_key", self.s3.access_key),
                 "s3_secret_key": self._secret("s3_secret_key", self.s3.secret_key),

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import gc
 import pickle
 import uuid
-import warnings
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
 
     from batch_adapters.redshift import RedshiftTable
 
+pytestmark = pytest.mark.usefixtures("lines_closed")
 BUCKET = "staging"
 AT = dt.datetime(2026, 1, 6, 10, tzinfo=dt.UTC)
 UNTIL = Mark("2027-01-01T00:00:00.000000000Z")
@@ -45,15 +44,6 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def server(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedshiftServer]:
     with RedshiftServer(tmp_path_factory.mktemp("redshift"), s3) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def no_lines_left() -> Iterator[None]:
-    """The client leaves its socket open when a login fails; that must not be blamed on a later test."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 @pytest.fixture(params=["unload", "direct"])
