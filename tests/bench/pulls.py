@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from streams.flows import all_flows
+from streams.local.redshift_server import RedshiftServer
+from streams.local.s3_server import S3Server
 from streams.local.snowflake_server import DATABASE, SnowflakeServer
+from streams.settings import PROJECT
 from streams.supervisor.run import drain
 from streams.supervisor.service import Service, started
 from tests.bench.figure import Figure
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 
 _ROWS = 1_000_000
 _ROUNDS = 3
+_WHOLE, _QUARTER = "whole", "quarter"
+_CONTRACTS = {"snowflake": "snowflake_orders", "redshift": "redshift_behavior"}
 
 
 def orders(rows: int) -> pa.Table:
@@ -60,66 +66,112 @@ def orders(rows: int) -> pa.Table:
 
 def measure(place: Path, say: Callable[[str], None]) -> Iterator[Figure]:
     """Speed over a million rows; memory beside that of a quarter of them."""
-    rows = orders(_ROWS)
-    with SnowflakeServer(place / "snowflake") as server:
-        say(f"  filling Snowflake's stand-in with {_ROWS:,} rows")
-        for name, held in (("ORDERS", rows), ("QUARTER", rows.slice(0, _ROWS // 4))):
-            server.create_table(name, rows.schema, ["order_id"])
-            server.load(name, held)
-        secret = place / "snowflake.secret"
-        secret.write_text(server.password)
+    yield from _snowflake(place / "snowflake", say)
+    yield from _redshift(place / "redshift", say)
+
+
+def _snowflake(place: Path, say: Callable[[str], None]) -> Iterator[Figure]:
+    with SnowflakeServer(place / "server") as server:
+        _fill(server, say)
         login = {
             "account": server.account,
             "user": server.user,
-            "password": f"file:{secret}",
+            "password": _secret(place, server.password),
             "database": DATABASE,
             "host": server.host,
             "port": server.port,
             "protocol": "http",
         }
 
-        def fetch() -> None:
+        def fetch() -> pa.Table:
             with server.connect() as connection:
-                fetched = connection.cursor().execute(f"SELECT * FROM {DATABASE}.PUBLIC.ORDERS").fetch_arrow_all()
-            assert len(fetched) == _ROWS
+                cursor = connection.cursor()
+                cursor.execute(f"SELECT * FROM {DATABASE}.PUBLIC.{_WHOLE}")
+                return cursor.fetch_arrow_all(force_return_table=True)
 
-        yield from _beside(place / "snowflake", Pulled("snowflake", "snowflake_orders", login), fetch, say)
-
-
-@dataclass(frozen=True)
-class Pulled:
-    """A table under test: its contract's columns are those of `orders`."""
-
-    system: str
-    contract: str
-    login: dict[str, Any]
-
-    def settings(self, folder: Path, table: str) -> Settings:
-        pull = {"lag_seconds": 0, "reconcile_seconds": 0}
-        said = {self.system: self.login | {"tables": {self.contract: table}, "pull": pull}}
-        folder.mkdir(parents=True)
-        return settings_for(folder, sources=said)
+        yield from _beside(place, "snowflake", login, fetch, say)
 
 
-def _beside(place: Path, pulled: Pulled, fetch: Callable[[], None], say: Callable[[str], None]) -> Iterator[Figure]:
-    flow = f"bronze.{pulled.contract}"
-    settings = pulled.settings(place / "whole", "ORDERS")
-    with started(settings) as service:
+def _redshift(place: Path, say: Callable[[str], None]) -> Iterator[Figure]:
+    with S3Server(place / "s3") as s3, RedshiftServer(place / "server", s3) as server:
+        s3.make_bucket("staging")
+        columns = _fill(server, say)
+        login = {
+            "host": server.host,
+            "port": server.port,
+            "database": server.database,
+            "user": server.user,
+            "password": _secret(place, server.password),
+            "ssl": False,
+            "staging": "s3://staging/pulls",
+            "s3_endpoint": s3.endpoint,
+            "s3_access_key": f"file:{place / 'secret'}",  # any is taken
+            "s3_secret_key": f"file:{place / 'secret'}",
+        }
+
+        def fetch() -> pa.Table:
+            connection = server.connect()
+            with connection.cursor() as cursor:
+                rows = cursor.execute(f"SELECT * FROM {_WHOLE}").fetchall()
+            connection.close()
+            arrays = [pa.array(values, one.type) for values, one in zip(zip(*rows, strict=True), columns, strict=True)]
+            return pa.table(arrays, schema=columns)
+
+        yield from _beside(place, "redshift", login, fetch, say)
+
+
+def _fill(server: SnowflakeServer | RedshiftServer, say: Callable[[str], None]) -> pa.Schema:
+    say(f"  filling {type(server).__name__} with {_ROWS:,} rows")
+    rows = orders(_ROWS)
+    for name, held in ((_WHOLE, rows), (_QUARTER, rows.slice(0, _ROWS // 4))):
+        server.create_table(name, rows.schema, ["order_id"])
+        server.load(name, held)
+    return rows.schema
+
+
+def _secret(place: Path, value: str) -> str:
+    file = place / "secret"
+    file.write_text(value)
+    return f"file:{file}"
+
+
+def _settings(folder: Path, system: str, login: dict[str, Any], table: str) -> Settings:
+    """The orders' contract stands for any: it is what the rows are judged by."""
+    folder.mkdir(parents=True)
+    pull = {"lag_seconds": 0, "reconcile_seconds": 0}
+    said = login | {"tables": {_CONTRACTS[system]: table}, "pull": pull}
+    contracts = folder / "contracts"
+    shutil.copytree(PROJECT / "contracts", contracts)
+    text = json.loads((contracts / "bronze" / "snowflake_orders.schema.json").read_text())
+    text["$id"] = f"urn:lakehouse-streams:bronze:{_CONTRACTS[system]}"
+    (contracts / "bronze" / f"{_CONTRACTS[system]}.schema.json").write_text(json.dumps(text))
+    return settings_for(folder, sources={system: said}, contracts_root=str(contracts))
+
+
+def _beside(
+    place: Path, system: str, login: dict[str, Any], fetch: Callable[[], pa.Table], say: Callable[[str], None]
+) -> Iterator[Figure]:
+    flow = f"bronze.{_CONTRACTS[system]}"
+    with started(_settings(place / "whole", system, login, _WHOLE)) as service:
         ours, theirs, peaks = [], [], {}
         for turn in range(_ROUNDS + 1):
-            say(f"  {pulled.system}, round {turn + 1} of {_ROUNDS + 1}")
+            say(f"  {system}, round {turn + 1} of {_ROUNDS + 1}")
             with _peak_of_workers() as peak:
                 ours.append(_timed(lambda: _pull(flow, service, _ROWS)))
             peaks[_ROWS] = peak[0]
             service.checkpoint(flow).set_aside(f"round-{turn}")
-            theirs.append(_timed(fetch))
-        smaller = Service(service.spark, pulled.settings(place / "quarter", "QUARTER"), "bench")
+            theirs.append(_timed(lambda: _fetch(fetch)))
+        smaller = Service(service.spark, _settings(place / "quarter", system, login, _QUARTER), "bench")
         with _peak_of_workers() as peak:
             _pull(flow, smaller, _ROWS // 4)
     # The first round warms both up.
-    what = f"{pulled.system.capitalize()} → bronze"
+    what = f"{system.capitalize()} → bronze"
     yield Figure(f"{what}, against the bare client into Arrow", _ROWS, median(ours[1:]), median(theirs[1:]), 0.7)
-    yield Figure(f"{what}, largest worker against a quarter of the rows", _ROWS, peaks[_ROWS], peak[0], 0.9, "MiB")
+    yield Figure(f"{what}, largest worker, against a quarter of the rows", _ROWS, peaks[_ROWS], peak[0], 0.8, "MiB")
+
+
+def _fetch(fetch: Callable[[], pa.Table]) -> None:
+    assert len(fetch()) == _ROWS
 
 
 def _pull(flow: str, service: Service, rows: int) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from batch_adapters.snowflake import SnowflakeLogin, snowflake
 from streams.errors import ConfigurationError
 from streams.flows.bronze import PULLED_TABLES
 from streams.jobs import run_job
@@ -122,6 +123,31 @@ def test_a_pull_killed_at_every_boundary(spark: SparkSession, shop: Shop, source
     bronze = [row["session_id"] for row in read.load(lake.table(flow)).collect()]
     in_lane = [row["key"] for row in read.load(lake.lane("bronze")).collect()]
     assert sorted(bronze + in_lane) == sorted(shop.tables["redshift_behavior"]["session_id"].to_pylist())
+
+
+def test_anyone_can_register_an_adapter_and_no_plan_or_checkpoint_has_its_secret(
+    spark: SparkSession, sources: ShopSources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = sources.snowflake
+    place = {"host": there.host, "port": there.port, "protocol": "http", "database": "SHOP", "schema": "PUBLIC"}
+    login = SnowflakeLogin(there.account, there.user, password=there.password, **place)
+    spark.dataSource.register(snowflake(login))
+    options = {"table": "PRODUCTS", "key": "product_id", "cursor": "updated_at"}
+    products = spark.readStream.format("snowflake").options(**options).load()
+    checkpoint = tmp_path / "checkpoint"
+    writer = products.writeStream.format("memory").queryName("products").option("checkpointLocation", str(checkpoint))
+    query = writer.trigger(availableNow=True).start()
+    query.awaitTermination()
+    rows = spark.sql("SELECT DISTINCT product_id FROM products WHERE _change = 'row'").count()
+    assert rows == sources.count(next(table for table in PULLED_TABLES if table.table == "PRODUCTS"))
+    query.explain(extended=True)
+    plan = capsys.readouterr().out
+    assert "product_id" in plan
+    for text in (
+        plan,
+        *(file.read_text() for file in checkpoint.rglob("*") if file.is_file() and file.suffix != ".crc"),
+    ):
+        assert there.password not in text
 
 
 @pytest.mark.parametrize("system", ["snowflake", "redshift", "salesforce"])
