@@ -27,7 +27,7 @@ from batch_adapters.adapter import SourceTable, TableOptions, data_source
 from batch_adapters.errors import ConfigurationAdapterError, FatalAdapterError
 from batch_adapters.redshift_errors import redshift_errors
 from batch_adapters.redshift_staging import Staged, Staging
-from batch_adapters.window import Mark, Selection, Window
+from batch_adapters.window import Mark, Selection, Window, condition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -361,25 +361,8 @@ class RedshiftTable(SourceTable):
         return [Window(since, until) for since, until in pairwise(marks) if until is not None]
 
     def _condition(self, window: Window) -> str:
-        until = self._compared("<", window.until)
-        return until if window.since is None else f"{self._compared('>', window.since)} AND {until}"
-
-    def _compared(self, sign: str, mark: Mark) -> str:
-        """Beyond a mark (``>``), or up to it (``<``). The bare comparison first: by it blocks are left out."""
         cursor, *keys = map(_quoted, self._ordered())
-        at = self._instant(mark)
-        if mark.key is None:
-            return f"{cursor} {'>=' if sign == '>' else '<'} {at}"
-        values = [str(value) if isinstance(value, int) else _literal(value) for value in mark.key]
-        # (k1, k2) > (a, b), or <=: k1 > a OR (k1 = a AND k2 > b), or else both equal.
-        ways = [
-            " AND ".join([*(f"{name} = {value}" for name, value in zip(keys[:place], values, strict=False)), beyond])
-            for place, beyond in enumerate(f"{name} {sign} {value}" for name, value in zip(keys, values, strict=True))
-        ]
-        if sign == "<":
-            ways.append(" AND ".join(f"{name} = {value}" for name, value in zip(keys, values, strict=True)))
-        ties = " OR ".join(f"({way})" for way in ways)
-        return f"{cursor} {sign}= {at} AND ({cursor} {sign} {at} OR {ties})"
+        return condition(window, cursor, keys, self._instant, _literal)
 
     def _instant(self, mark: Mark) -> str:
         """A mark's time as the cursor's type has it, which counts microseconds: the one at it or just after."""
@@ -456,12 +439,14 @@ def _quoted(name: str) -> str:
     return f'"{escaped}"'
 
 
-def _literal(text: str) -> str:
-    """A text as a literal: UNLOAD and DECLARE take no bound values.
+def _literal(value: str | int) -> str:
+    """A value as a literal: UNLOAD and DECLARE take no bound ones.
 
     Redshift reads a backslash in a literal as the beginning of an escape, PostgreSQL does not: it is spelled out.
     """
-    pieces = ["'{}'".format(piece.replace("'", "''")) for piece in text.split("\\")]
+    if isinstance(value, int):
+        return str(value)
+    pieces = ["'{}'".format(piece.replace("'", "''")) for piece in value.split("\\")]
     return pieces[0] if len(pieces) == 1 else f"({' || CHR(92) || '.join(pieces)})"
 
 

@@ -31,7 +31,7 @@ from simple_salesforce.format import quote_soql_value
 from batch_adapters.adapter import SourceTable, TableOptions, data_source, patiently
 from batch_adapters.errors import AdapterError, ConfigurationAdapterError, FatalAdapterError, RetriableAdapterError
 from batch_adapters.salesforce_http import SalesforceSession
-from batch_adapters.window import Mark, Selection, Window
+from batch_adapters.window import Mark, Selection, Window, condition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -230,24 +230,8 @@ class SalesforceTable(SourceTable):
         return Mark(f"{at:%Y-%m-%dT%H:%M:%S.%f}000Z", tuple(row[name] for name in key))
 
     def _condition(self, window: Window) -> str:
-        until = self._compared("<", window.until)
-        return until if window.since is None else f"{self._compared('>', window.since)} AND {until}"
-
-    def _compared(self, sign: str, mark: Mark) -> str:
-        """Beyond a mark (``>``), or up to it (``<``)."""
         cursor, *keys = self._ordered()
-        at = _instant(mark)
-        if mark.key is None:
-            return f"{cursor} {sign if sign == '<' else '>='} {at}"
-        values = [quote_soql_value(value) for value in mark.key]
-        equal = [f"{name} = {value}" for name, value in zip(keys, values, strict=True)]
-        beyond = [f"{name} {sign} {value}" for name, value in zip(keys, values, strict=True)]
-        # (k1, k2) > (a, b): k1 > a OR (k1 = a AND k2 > b); for <= also both equal.
-        ways = [" AND ".join([*equal[:place], one]) for place, one in enumerate(beyond)]
-        if sign == "<":
-            ways.append(" AND ".join(equal))
-        ties = " OR ".join(f"({way})" for way in ways)
-        return f"({cursor} {sign} {at} OR ({cursor} = {at} AND ({ties})))"
+        return condition(window, cursor, keys, _instant, quote_soql_value)
 
     def _is_bulk(self, where: str) -> bool:
         if self._login.mode != "auto":

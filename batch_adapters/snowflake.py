@@ -26,7 +26,7 @@ from snowflake.connector.vendored.requests.exceptions import RequestException
 from batch_adapters.adapter import SourceTable, TableOptions, data_source
 from batch_adapters.errors import ConfigurationAdapterError, FatalAdapterError, RetriableAdapterError
 from batch_adapters.snowflake_errors import snowflake_errors
-from batch_adapters.window import Mark, Selection, Window
+from batch_adapters.window import Mark, Selection, Window, condition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -365,41 +365,20 @@ class SnowflakeTable(SourceTable):
             )
 
     def _condition(self, window: Window) -> tuple[str, tuple[Any, ...]]:
-        """A window's condition. The bare comparison first: by it Snowflake leaves out micro-partitions."""
-        parts, values = [], []
-        if window.since is not None:
-            text, bound = self._beyond(window.since)
-            parts.append(text)
-            values += bound
-        text, bound = self._up_to(window.until)
-        parts.append(text)
-        values += bound
-        return " AND ".join(parts), tuple(values)
+        """A window's condition, and the values that are bound to its question marks."""
+        values: list[Any] = []
 
-    def _beyond(self, mark: Mark) -> tuple[str, list[Any]]:
-        cursor, (literal, at) = _quoted(self._cursor), self._literal(mark)
-        if mark.key is None:
-            return f"{cursor} >= {literal}", [at]
-        keys, values = self._compare(">", mark.key)
-        return f"{cursor} >= {literal} AND ({cursor} > {literal} OR ({keys}))", [at, at, *values]
+        def at(mark: Mark) -> str:
+            literal, value = self._literal(mark)
+            values.append(value)
+            return literal
 
-    def _up_to(self, mark: Mark) -> tuple[str, list[Any]]:
-        cursor, (literal, at) = _quoted(self._cursor), self._literal(mark)
-        if mark.key is None:
-            return f"{cursor} < {literal}", [at]
-        keys, values = self._compare("<", mark.key)
-        equal = " AND ".join(f"{_quoted(key)} = ?" for key in self._keys)
-        text = f"{cursor} <= {literal} AND ({cursor} < {literal} OR ({keys}) OR ({equal}))"
-        return text, [at, at, *values, *mark.key]
+        def key(value: str | int) -> str:
+            values.append(value)
+            return "?"
 
-    def _compare(self, sign: str, key: tuple[str | int, ...]) -> tuple[str, list[Any]]:
-        """(k1, k2) beyond or before (a, b): k1 > a OR (k1 = a AND k2 > b)."""
-        names = [_quoted(column) for column in self._keys]
-        text, values = [], []
-        for place, name in enumerate(names):
-            text.append("(" + " AND ".join([*(f"{before} = ?" for before in names[:place]), f"{name} {sign} ?"]) + ")")
-            values += [*key[:place], key[place]]
-        return " OR ".join(text), values
+        text = condition(window, _quoted(self._cursor), [_quoted(column) for column in self._keys], at, key)
+        return text, tuple(values)
 
     def _literal(self, mark: Mark) -> tuple[str, str]:
         """A mark's time as the cursor's type has it; nine digits."""

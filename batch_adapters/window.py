@@ -5,7 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 _INSTANT: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z")
 
@@ -80,3 +83,44 @@ class Selection:
     columns: tuple[str, ...]
     window: Window | None = None
     without_cursor: bool = False
+
+
+def condition(
+    window: Window,
+    cursor: str,
+    keys: Sequence[str],
+    at: Callable[[Mark], str],
+    value: Callable[[str | int], str],
+) -> str:
+    """A window as a condition of SQL or SOQL, for sources that do not compare rows of values.
+
+    The bare comparison of the cursor stands first: by it a source leaves out what lies elsewhere.
+
+    Args:
+        window: the window.
+        cursor, keys: the columns, quoted.
+        at, value: write a mark's time and a key's value into the text, or bind them: asked in the text's order.
+    """
+    sides = [] if window.since is None else [_side(">", window.since, cursor, keys, at, value)]
+    return " AND ".join([*sides, _side("<", window.until, cursor, keys, at, value)])
+
+
+def _side(
+    sign: str,
+    mark: Mark,
+    cursor: str,
+    keys: Sequence[str],
+    at: Callable[[Mark], str],
+    value: Callable[[str | int], str],
+) -> str:
+    """Beyond a mark (``>``), or up to it (``<``)."""
+    if mark.key is None:
+        return f"{cursor} {'>=' if sign == '>' else '<'} {at(mark)}"
+    bare = f"{cursor} {sign}= {at(mark)}"
+    ways = [f"{cursor} {sign} {at(mark)}"]
+    # (k1, k2) > (a, b): k1 > a OR (k1 = a AND k2 > b); up to it: or both are equal.
+    signs = [["="] * place + [sign] for place in range(len(keys))] + ([["="] * len(keys)] if sign == "<" else [])
+    for compared in signs:
+        parts = [f"{key} {one} {value(bound)}" for key, one, bound in zip(keys, compared, mark.key, strict=False)]
+        ways.append(f"({' AND '.join(parts)})")
+    return f"{bare} AND ({' OR '.join(ways)})"
