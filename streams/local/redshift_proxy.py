@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SLICES: Final = 4
+_LAST_WORD_SECONDS: Final = 5.0
 # Of the start-up parameters; PostgreSQL refuses to know the others of the client.
 _TAKEN: Final = frozenset({b"user", b"database", b"application_name", b"client_encoding", b"options"})
 _TLS_ASKED: Final = 80877103
@@ -322,11 +323,19 @@ class Line:
         """Until either side has gone."""
         with self.near, self.far, suppress(OSError, EOFError):
             self._begin()
-            threading.Thread(target=self._answers, daemon=True).start()
-            while True:
-                kind = self._exactly(1)
-                body = self._exactly(struct.unpack("!i", self._exactly(4))[0] - 4)
-                self.far.sendall(self._message(kind, self._rewritten(kind, body)))
+            answering = threading.Thread(target=self._answers, daemon=True)
+            answering.start()
+            with suppress(OSError):
+                while True:
+                    kind = self._exactly(1)
+                    body = self._exactly(struct.unpack("!i", self._exactly(4))[0] - 4)
+                    self.far.sendall(self._message(kind, self._rewritten(kind, body)))
+            # The database has closed the line, perhaps after a last word; closing ours on what the client still
+            # sends would take that word away from it.
+            answering.join()
+            self.near.settimeout(_LAST_WORD_SECONDS)
+            while self.near.recv(1 << 16):
+                pass
 
     def _begin(self) -> None:
         while True:
@@ -356,10 +365,10 @@ class Line:
                     data, self._bytes_left = data[: self._bytes_left], self._bytes_left - len(data)
                 self.near.sendall(data)
                 if self._bytes_left is not None and self._bytes_left <= 0:
+                    self.far.shutdown(socket.SHUT_RDWR)
                     break
-        for line in (self.near, self.far):
-            with suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            self.near.shutdown(socket.SHUT_WR)
 
     def _exactly(self, count: int) -> bytes:
         data = b""
