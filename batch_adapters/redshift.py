@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import redshift_connector
 from redshift_connector.error import Error
 
@@ -49,8 +50,9 @@ _TYPES: Final = {
     "character": pa.string(),
     "text": pa.string(),
     _AWARE: pa.timestamp("us", "UTC"),
-    _NAIVE: pa.timestamp("us", "UTC"),
+    _NAIVE: pa.timestamp("us"),
 }
+_TIME: Final = pa.timestamp("us", "UTC")
 _FETCH_ROWS: Final = 10_000
 # Below so many rows one range is enough.
 _ROWS_A_RANGE: Final = 50_000
@@ -176,7 +178,7 @@ class RedshiftTable(SourceTable):
             raise ConfigurationAdapterError("OPTION_INVALID", f"There is no time zone {options.time_zone!r}.") from None
         self._connection: Connection | None = None
         self._staging = Staging.of(login, options) if login.mode == "unload" else None
-        self._kinds: dict[str, str] | None = None
+        self._fields: dict[str, pa.DataType] | None = None
 
     @property
     def _from(self) -> str:
@@ -208,11 +210,11 @@ class RedshiftTable(SourceTable):
                 f"The columns of {self._options.table!r} are not listed.",
                 "Read a plain view.",
             )
-        self._kinds = {name: kind for name, kind, _, _ in described}
-        schema_ = pa.schema([_field(*column) for column in described])
-        self._check_options(schema_)
-        self._fields = {made.name: made.type for made in schema_}
-        return schema_
+        self._fields = {name: _type(name, *said) for name, *said in described}
+        self._check_options()
+        return pa.schema(
+            [(name, _TIME if pa.types.is_timestamp(kind) else kind) for name, kind in self._fields.items()]
+        )
 
     def nth(self, window: Window, number: int) -> Mark | None:
         """See `SourceTable`. A null in a key column is ``REDSHIFT_KEY_NULL``, which is fatal."""
@@ -242,7 +244,7 @@ class RedshiftTable(SourceTable):
         """A part's rows, at most 10,000 at a time."""
         if isinstance(part, Staged):
             assert self._staging is not None
-            yield from (self._aware(batch, part.fields) for batch in self._staging.read(part))
+            yield from (self._aware(batch.columns, part.fields) for batch in self._staging.read(part))
             return
         # A transaction of its own, for the cursor lives no longer.
         with redshift_errors(self._what), self._open().cursor() as cursor:
@@ -286,8 +288,10 @@ class RedshiftTable(SourceTable):
             return list(cursor.execute(statement).fetchall())
 
     def _type(self, name: str) -> pa.DataType:
-        if self._kinds is None:
+        """A column's type; a time without a zone has none here."""
+        if self._fields is None:
             self.schema()
+        assert self._fields is not None
         if name not in self._fields:
             raise ConfigurationAdapterError(
                 "REDSHIFT_COLUMN_MISSING",
@@ -296,24 +300,15 @@ class RedshiftTable(SourceTable):
             )
         return self._fields[name]
 
-    def _check_options(self, schema: pa.Schema) -> None:
-        assert self._kinds is not None
-        for name in (*self._options.key, *([self._options.cursor] if self._options.cursor else [])):
-            if name not in self._kinds:
-                raise ConfigurationAdapterError(
-                    "REDSHIFT_COLUMN_MISSING",
-                    f"The table {self._options.table!r} has no column {name!r}.",
-                    f"There are: {', '.join(self._kinds)}.",
-                )
+    def _check_options(self) -> None:
         for name in self._options.key:
-            if schema.field(name).type not in (pa.string(), pa.int64()):
+            if self._type(name) not in (pa.string(), pa.int64()):
                 raise ConfigurationAdapterError(
                     "REDSHIFT_COLUMN_TYPE", f"The key column {name!r} is neither text nor a whole number."
                 )
-        if self._options.cursor and self._kinds[self._options.cursor] not in (_AWARE, _NAIVE):
-            raise ConfigurationAdapterError(
-                "REDSHIFT_COLUMN_TYPE", f"The cursor column {self._options.cursor!r} is no timestamp."
-            )
+        cursor = self._options.cursor
+        if cursor is not None and not pa.types.is_timestamp(self._type(cursor)):
+            raise ConfigurationAdapterError("REDSHIFT_COLUMN_TYPE", f"The cursor column {cursor!r} is no timestamp.")
 
     def _ordered(self) -> list[str]:
         assert self._options.cursor is not None
@@ -366,58 +361,53 @@ class RedshiftTable(SourceTable):
 
     def _instant(self, mark: Mark) -> str:
         """A mark's time as the cursor's type has it, which counts microseconds: the one at it or just after."""
-        if self._kinds is None:
-            self.schema()
-        assert self._kinds is not None
         assert self._options.cursor is not None
         seconds, fraction = mark.at.removesuffix("Z").split(".")
         at = dt.datetime.fromisoformat(f"{seconds}+00:00") + dt.timedelta(microseconds=-(-int(fraction) // 1000))
-        if self._kinds[self._options.cursor] == _AWARE:
+        if self._type(self._options.cursor).tz is not None:
             return f"TIMESTAMPTZ '{at:%Y-%m-%d %H:%M:%S.%f}+00'"
         return f"TIMESTAMP '{at.astimezone(self._zone):%Y-%m-%d %H:%M:%S.%f}'"
 
-    def _aware(self, batch: pa.RecordBatch, fields: Sequence[tuple[str, pa.DataType]]) -> pa.RecordBatch:
-        """Times without a zone are in the option's."""
-        columns = [
-            _in_zone(column, self._options.time_zone) if pa.types.is_timestamp(column.type) else column
-            for column in batch.columns
+    def _aware(self, columns: Sequence[pa.Array], fields: Sequence[tuple[str, pa.DataType]]) -> pa.RecordBatch:
+        """The columns by name; times in UTC."""
+        made = [
+            _in_utc(column, kind, self._options.time_zone) for column, (_, kind) in zip(columns, fields, strict=True)
         ]
-        return pa.RecordBatch.from_arrays(columns, names=[name for name, _ in fields])
+        return pa.RecordBatch.from_arrays(made, names=[name for name, _ in fields])
 
 
-def _in_zone(times: pa.Array, zone: str) -> pa.Array:
-    import pyarrow.compute as pc  # noqa: PLC0415
+def _in_utc(column: pa.Array, kind: pa.DataType, zone: str) -> pa.Array:
+    if not pa.types.is_timestamp(column.type):
+        return column
+    if column.type.tz is None:
+        # A column with a zone is in UTC where a file has left the zone out. One without is in the option's, and
+        # read as `datetime` reads it, and so `RedshiftTable._mark`.
+        column = pc.assume_timezone(column, "UTC" if kind.tz else zone, ambiguous="earliest", nonexistent="latest")
+    return pc.cast(column, _TIME, safe=False)  # files may count nanoseconds, which Redshift does not
 
-    if times.type.tz is None:
-        # As `datetime` reads it, and so `RedshiftTable._mark`.
-        times = pc.assume_timezone(times, zone, ambiguous="earliest", nonexistent="latest")
-    return pc.cast(times, pa.timestamp("us", "UTC"))
 
-
-def _as_arrow(rows: Sequence[Sequence[Any]], fields: Sequence[tuple[str, pa.DataType]]) -> pa.RecordBatch:
+def _as_arrow(rows: Sequence[Sequence[Any]], fields: Sequence[tuple[str, pa.DataType]]) -> list[pa.Array]:
     columns = []
     for values, (name, kind) in zip(zip(*rows, strict=True), fields, strict=True):
-        # Times without a zone have none yet.
-        naive = pa.types.is_timestamp(kind) and next((v.tzinfo is None for v in values if v is not None), False)
         try:
-            columns.append(pa.array(values, pa.timestamp("us") if naive else kind))
+            columns.append(pa.array(values, kind))
         except (pa.ArrowException, OverflowError):  # not its text, which may quote a value
             raise FatalAdapterError(
                 "REDSHIFT_VALUE_UNFIT", f"The column {name!r} has a value that {kind} can't hold."
             ) from None
-    return pa.RecordBatch.from_arrays(columns, names=[name for name, _ in fields])
+    return columns
 
 
-def _field(name: str, kind: str, precision: int | None, scale: int | None) -> pa.Field:
+def _type(name: str, kind: str, precision: int | None, scale: int | None) -> pa.DataType:
     if kind == "numeric":
-        return pa.field(name, pa.decimal128(precision or 38, scale or 0))
+        return pa.decimal128(precision or 38, scale or 0)
     if kind not in _TYPES:
         raise ConfigurationAdapterError(
             "REDSHIFT_COLUMN_TYPE",
             f"The column {name!r} is of the type {kind}, which is not read.",
             "Read a view that leaves it out or casts it.",
         )
-    return pa.field(name, _TYPES[kind])
+    return _TYPES[kind]
 
 
 def _names(text: str, schema: str) -> tuple[str, str]:

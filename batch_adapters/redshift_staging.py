@@ -108,21 +108,20 @@ class Staging:
         return files
 
     def read(self, file: Staged) -> Iterator[pa.RecordBatch]:
-        """A file's rows, at most 10,000 at a time; the file lies on disk meanwhile, not in memory.
+        """A file's rows, at most 10,000 at a time, the columns in the statement's order; their names may be in small
+        letters. The file lies on disk meanwhile, not in memory.
 
         Raises:
             RetriableAdapterError: ``REDSHIFT_FILE_INCOMPLETE``, ``S3_OBJECT_MISSING``, ``S3_UNREACHABLE``.
             ConfigurationAdapterError: ``S3_ACCESS_DENIED`` or ``S3_BUCKET_UNKNOWN``.
         """
-        names = [name for name, _ in file.fields]
         with tempfile.TemporaryFile() as copy:
             patiently(lambda: self._download(file, copy))
             try:
                 reading = pyarrow.parquet.ParquetFile(copy)
             except pa.ArrowException as error:
                 raise RetriableAdapterError("REDSHIFT_FILE_INCOMPLETE", f"{file.key} is no Parquet file.") from error
-            for batch in reading.iter_batches(batch_size=_ROWS):
-                yield batch.select(names)
+            yield from reading.iter_batches(batch_size=_ROWS)
 
     def _download(self, file: Staged, copy: Any) -> None:
         copy.seek(0)

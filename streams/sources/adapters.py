@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +65,12 @@ class AdapterSource:
         return {name: str(value) for name, value in options.items() if value is not None}
 
     def position(self, spark: SparkSession) -> Any:
-        """How many intervals of pulling have gone by. Asking the source itself would cost there."""
-        return int(time.time() // self.pull.every_seconds)
+        """How many intervals of pulling have gone by. Asking the source itself would cost there.
+
+        Each flow's intervals begin at a moment of its own: all pulls at once would want all cores at once.
+        """
+        share = zlib.crc32(self.flow.encode()) % 1000 / 1000
+        return int(time.time() / self.pull.every_seconds + share)
 
     def guard(self, spark: SparkSession, checkpoint: Checkpoint) -> None:
         """A checkpoint's windows mean something for the table and cursor that it was made for, and no other."""

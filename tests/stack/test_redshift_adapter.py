@@ -11,12 +11,14 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from pyspark import cloudpickle
 
 from batch_adapters.adapter import TableOptions
 from batch_adapters.errors import ConfigurationAdapterError, FatalAdapterError, RetriableAdapterError
 from batch_adapters.redshift import RedshiftLogin
+from batch_adapters.redshift_staging import Staged
 from batch_adapters.window import Mark, Selection, Window, instant
 from streams.local.redshift_server import RedshiftServer
 from streams.local.s3_server import S3Server
@@ -245,6 +247,21 @@ def test_a_file_of_the_manifest_that_is_missing_or_short_is_no_data(
         assert caught.value.code == code
     table.clean(None)
     table.close()
+
+
+def test_a_file_as_redshift_writes_it(server: RedshiftServer, s3: S3Server, orders: str) -> None:
+    """Names in small letters, and a time with a zone as nanoseconds without one, in UTC."""
+    rows = pa.table({"order id": ["DE-1"], "updated_at": pa.array([AT.replace(tzinfo=None)], pa.timestamp("ns"))})
+    sink = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(rows, sink)
+    content = sink.getvalue().to_pybytes()
+    s3.client().put_object(Bucket=BUCKET, Key="one", Body=content)
+    fields = tuple((name, ORDERS.field(name).type) for name in ("Order Id", "updated_at"))
+    part = Staged(BUCKET, "one", len(content), 1, fields)
+    table = login_at(server, s3, password="not needed")(options(orders, time_zone="Asia/Tokyo"))
+    (batch,) = table.read(part)
+    assert batch.to_pylist() == [{"Order Id": "DE-1", "updated_at": AT}]
+    s3.client().delete_object(Bucket=BUCKET, Key="one")
 
 
 def test_a_manifest_that_lists_less_than_was_unloaded_is_no_data(
