@@ -75,6 +75,7 @@ class TableOptions:
         parts: how many parts a batch is read in, where the source leaves the choice.
         reconcile_seconds: how often the keys are compared, for deletes that leave no mark; 0 for never.
         time_zone: of a cursor column without a zone.
+        columns: the only ones to read beside key and cursor, as far as they are there; all where none are named.
     """
 
     table: str
@@ -88,6 +89,11 @@ class TableOptions:
     parts: int = 2
     reconcile_seconds: float = 86400.0
     time_zone: str = "UTC"
+    columns: tuple[str, ...] = ()
+
+    def wants(self, column: str) -> bool:
+        """Whether a column is to be read."""
+        return not self.columns or column in (*self.columns, *self.key, self.cursor)
 
     @classmethod
     def parse(cls, options: Mapping[str, str]) -> TableOptions:
@@ -112,7 +118,7 @@ class TableOptions:
 
 def _option(name: str, text: str) -> Any:
     try:
-        if name == "key":
+        if name in ("key", "columns"):
             return tuple(part.strip() for part in text.split(",") if part.strip())
         if name in ("start", "end"):
             return instant(moment(text))
@@ -495,9 +501,9 @@ def _complete(promised: pa.Schema, partition: Part) -> pa.RecordBatch:
     return pa.record_batch([pa.array(added.get(f.name, [None]), f.type) for f in promised], schema=promised)
 
 
-def stream_schema(table: SourceTable) -> StructType:
-    """The table's columns as Spark's, and those that every stream has beside them (`ADDED`)."""
-    own = from_arrow_schema(patiently(table.schema))
+def stream_schema(table: SourceTable, options: TableOptions) -> StructType:
+    """The columns that are wanted, as Spark's, and those that every stream has beside them (`ADDED`)."""
+    own = [field for field in from_arrow_schema(patiently(table.schema)) if options.wants(field.name)]
     return StructType([*(StructField(field.name, field.dataType) for field in own), *ADDED.fields])
 
 
@@ -517,9 +523,10 @@ def data_source(name: str, open_table: Callable[[TableOptions], SourceTable]) ->
             return name
 
         def schema(self) -> StructType:
-            table = patiently(lambda: open_table(TableOptions.parse(self.options)))
+            options = TableOptions.parse(self.options)
+            table = patiently(lambda: open_table(options))
             try:
-                return stream_schema(table)
+                return stream_schema(table, options)
             finally:
                 table.close()
 

@@ -191,7 +191,7 @@ class RedshiftTable(SourceTable):
         return now.replace(tzinfo=dt.UTC)
 
     def schema(self) -> pa.Schema:
-        """The table's columns now.
+        """The table's columns now, those that are wanted.
 
         Raises:
             ConfigurationAdapterError: ``REDSHIFT_TABLE_MISSING``, ``_GRANT_MISSING``, ``_COLUMN_MISSING`` (of the
@@ -210,7 +210,7 @@ class RedshiftTable(SourceTable):
                 f"The columns of {self._options.table!r} are not listed.",
                 "Read a plain view.",
             )
-        self._fields = {name: _type(name, *said) for name, *said in described}
+        self._fields = {name: _type(name, *said) for name, *said in described if self._options.wants(name)}
         self._check_options()
         return pa.schema(
             [(name, _TIME if pa.types.is_timestamp(kind) else kind) for name, kind in self._fields.items()]

@@ -133,14 +133,15 @@ class SalesforceTable(SourceTable):
         return parsedate_to_datetime(answer.headers["Date"]).astimezone(dt.UTC)
 
     def schema(self) -> pa.Schema:
-        """The object's fields that the user may see; compound and binary ones are left out.
+        """The object's fields that are wanted and that the user may see; compound and binary ones are left out.
 
         Raises:
             ConfigurationAdapterError: ``SALESFORCE_OBJECT_MISSING``, ``_FIELD_MISSING`` (of the options) or
                 ``_FIELD_TYPE`` (a cursor that is no date and time).
         """
         described = self._session.json(f"sobjects/{self._options.table}/describe")["fields"]
-        self._fields = {one["name"]: _type(one) for one in described if one["type"] not in _UNREADABLE}
+        readable = (one for one in described if one["type"] not in _UNREADABLE)
+        self._fields = {one["name"]: _type(one) for one in readable if self._options.wants(one["name"])}
         cursor = self._options.cursor
         for name in (*self._options.key, *([cursor] if cursor else [])):
             self._type_of(name)

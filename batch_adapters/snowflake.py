@@ -236,7 +236,7 @@ class SnowflakeTable(SourceTable):
         return now.astimezone(dt.UTC)
 
     def schema(self) -> pa.Schema:
-        """The table's columns now; asks for no warehouse.
+        """The table's columns now, those that are wanted; asks for no warehouse.
 
         Raises:
             ConfigurationAdapterError: ``SNOWFLAKE_TABLE_MISSING``, ``_COLUMN_MISSING`` (of the options),
@@ -245,7 +245,7 @@ class SnowflakeTable(SourceTable):
         """
         with snowflake_errors(f"the table {self._options.table!r}"):
             described = self._open().cursor().describe(f"SELECT * FROM {self._from}")  # noqa: S608 - quoted
-        self._described = _columns(described)
+        self._described = _columns(described, self._options)
         self._check_options()
         return pa.schema([(name, column.type) for name, column in self._described.items()])
 
@@ -443,18 +443,20 @@ def _column_of(metadata: ResultMetadata) -> _Column:
     return _Column(metadata.name, kind, made)
 
 
-def _columns(described: Sequence[ResultMetadata]) -> dict[str, _Column]:
+def _columns(described: Sequence[ResultMetadata], options: TableOptions) -> dict[str, _Column]:
     """Columns by the names that readers see: small letters, but for names that were quoted when they were made."""
     columns: dict[str, _Column] = {}
     for metadata in described:
-        column = _column_of(metadata)
-        unquoted = _UNQUOTED.fullmatch(column.name) is not None and column.name == column.name.upper()
-        name = column.name.lower() if unquoted else column.name
+        spelled = metadata.name
+        unquoted = _UNQUOTED.fullmatch(spelled) is not None and spelled == spelled.upper()
+        name = spelled.lower() if unquoted else spelled
+        if not options.wants(name):
+            continue
         if name in columns:
             raise ConfigurationAdapterError(
                 "SNOWFLAKE_COLUMNS_COLLIDE", f"Two columns are called {name!r} but for their case.", "Read a view."
             )
-        columns[name] = column
+        columns[name] = _column_of(metadata)
     return columns
 
 

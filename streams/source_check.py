@@ -97,7 +97,8 @@ def _first_row(table: SourceTable, options: TableOptions) -> dict[str, Any] | No
     first = patiently(lambda: table.nth(Window(None, _FAR), 1), _ATTEMPTS)
     if first is None:
         return None
-    selection = Selection(tuple(table.schema().names), Window(None, first))
+    wanted = tuple(name for name in table.schema().names if options.wants(name))
+    selection = Selection(wanted, Window(None, first))
     batch = f"check-{options.table.lower()}"
     try:
         for part in table.parts(selection, batch):

@@ -125,7 +125,14 @@ def pulled_source(settings: Settings, pulled_table: PulledTable, contract: Contr
     assert configured is not None  # `all_flows` declares the flows of the sources that there are
     table = configured.tables.get(pulled_table.contract, pulled_table.table)
     return AdapterSource(
-        pulled_table.flow, system, table, contract.primary_key, contract.sequence[0], configured.pull, configured.login
+        flow=pulled_table.flow,
+        system=system,
+        table=table,
+        key=contract.primary_key,
+        cursor=contract.sequence[0],
+        columns=tuple(column.name for column in contract.columns),
+        pull=configured.pull,
+        login=configured.login,
     )
 
 

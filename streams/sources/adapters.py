@@ -31,6 +31,7 @@ class AdapterSource:
         table: the table's name there.
         key: its key columns.
         cursor: the column that every change moves forward.
+        columns: those that are read, as far as they are there.
         pull: how far and how often it is pulled.
         login: gives what opens a table; asked when the stream starts, so that secrets are not read before.
     """
@@ -40,6 +41,7 @@ class AdapterSource:
     table: str
     key: tuple[str, ...]
     cursor: str
+    columns: tuple[str, ...]
     pull: PullSettings
     login: Callable[[], Callable[[TableOptions], SourceTable]]
 
@@ -56,6 +58,7 @@ class AdapterSource:
             "table": self.table,
             "key": ",".join(self.key),
             "cursor": self.cursor,
+            "columns": ",".join(self.columns),
             "start": pull.start,
             "lag_seconds": pull.lag_seconds,
             "lookback_seconds": pull.lookback_seconds,

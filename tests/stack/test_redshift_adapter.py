@@ -207,6 +207,13 @@ def test_a_cursor_without_a_zone_is_in_the_zone_of_the_options(server: RedshiftS
     table.close()
 
 
+def test_a_type_that_can_not_be_read_matters_only_where_it_is_wanted(server: RedshiftServer, s3: S3Server) -> None:
+    server.execute("DROP TABLE IF EXISTS odd; CREATE TABLE odd (id int, place point); GRANT ALL ON odd TO loader;")
+    table = login_at(server, s3)(TableOptions("odd", ("id",), columns=("id",)))
+    assert table.schema().names == ["id"]
+    table.close()
+
+
 def test_what_a_killed_run_unloaded_is_swept_by_the_next(server: RedshiftServer, s3: S3Server) -> None:
     login = login_at(server, s3)
     columns = pa.schema([("id", pa.string()), ("updated_at", pa.timestamp("us", "UTC")), ("value", pa.string())])
@@ -308,7 +315,7 @@ def test_a_login_that_is_wrong(
         ({"key": ("nothing",)}, "REDSHIFT_COLUMN_MISSING"),
         ({"key": ("amount",)}, "REDSHIFT_COLUMN_TYPE"),
         ({"cursor": "amount"}, "REDSHIFT_COLUMN_TYPE"),
-        ({"table": "odd"}, "REDSHIFT_COLUMN_TYPE"),
+        ({"table": "odd", "cursor": None}, "REDSHIFT_COLUMN_TYPE"),
         ({"time_zone": "Europe/Nowhere"}, "OPTION_INVALID"),
     ],
 )

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pyspark import cloudpickle
 from pyspark.sql.streaming.datasource import ReadAllAvailable
 
-from batch_adapters.adapter import CHANGE, TableOptions, TableStreamReader, stream_schema
+from batch_adapters.adapter import ADDED, CHANGE, TableOptions, TableStreamReader, stream_schema
 from batch_adapters.window import instant
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Puller:
         options = TableOptions.parse({name: text for name, text in (said | self.options).items() if text})
         table = source.login(options)
         try:
-            return TableStreamReader(source.login, options, stream_schema(table))
+            return TableStreamReader(source.login, options, stream_schema(table, options))
         finally:
             table.close()
 
@@ -224,6 +224,14 @@ class AdapterSuite:
         puller.pull()
         (row,) = puller.rows()
         assert (row[source.cursor], row[source.value]) == (at, 'Zoë, "the" 東京\nsecond line')
+
+    def test_only_the_columns_that_are_wanted(self, source: Source) -> None:
+        source.put([Row(1, base(source))])
+        puller = Puller(source, {"columns": f"{source.key},no_such_column", "reconcile_seconds": "0"})
+        puller.pull()
+        (row,) = puller.rows()
+        assert row[source.key] == source.key_of(1)
+        assert set(row) == {source.key, source.cursor, *ADDED.names}
 
     @pytest.mark.parametrize("max_rows", [1, 4, 25])
     def test_ties_beyond_a_batch(self, source: Source, max_rows: int) -> None:

@@ -17,7 +17,9 @@ def test_each_table_is_due_once_an_interval_and_not_all_at_once(monkeypatch: pyt
     monkeypatch.setattr("time.time", lambda: now)
     nothing: Any = None
     sources = [
-        AdapterSource(table.flow, table.system, table.table, ("id",), "at", PullSettings(every_seconds=300), nothing)
+        AdapterSource(
+            table.flow, table.system, table.table, ("id",), "at", (), PullSettings(every_seconds=300), nothing
+        )
         for table in PULLED_TABLES
     ]
     due: dict[str, list[float]] = {source.flow: [] for source in sources}
