@@ -56,7 +56,7 @@ def configure(folder: Path, broker: Broker, topic: str, landing: Path) -> Path:
         "contracts_root": str(contracts),
         "kafka": {"bootstrap_servers": broker.bootstrap_servers, "topics": {"order_events": topic}},
         "files": {"fx_rates": str(landing)},
-        "spark": {"driver_memory": "1g", "conf": {"spark.driver.extraJavaOptions": f"{LOGGING} {QUICK_START}"}},
+        "spark": {"driver_memory": "2g", "conf": {"spark.driver.extraJavaOptions": f"{LOGGING} {QUICK_START}"}},
         "logging": {"level": "error"},
     }
     file = folder / "settings.yaml"

@@ -102,7 +102,7 @@ def plain(value: Any) -> Any:
 def test_a_pull_killed_at_every_boundary(spark: SparkSession, shop: Shop, sources: ShopSources, tmp_path: Path) -> None:
     settings = settings_at(tmp_path, sources)
     said = yaml.safe_load((tmp_path / "settings.yaml").read_text())
-    said["spark"] = {"driver_memory": "1g", "conf": {"spark.driver.extraJavaOptions": f"{LOGGING} {QUICK_START}"}}
+    said["spark"] = {"driver_memory": "2g", "conf": {"spark.driver.extraJavaOptions": f"{LOGGING} {QUICK_START}"}}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(said))
     lake = Service(spark, settings, run_id="test").lake
     flow = "bronze.redshift_behavior"
