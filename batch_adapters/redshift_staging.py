@@ -21,6 +21,7 @@ from batch_adapters.redshift_errors import s3_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from batch_adapters.adapter import TableOptions
     from batch_adapters.redshift import RedshiftLogin
@@ -132,6 +133,26 @@ class Staging:
             raise RetriableAdapterError(
                 "REDSHIFT_FILE_INCOMPLETE", f"{file.key} has {copy.tell()} bytes, its manifest says {file.length}."
             )
+
+    def put(self, file: Path, name: str) -> None:
+        """Write a file under the stream's place.
+
+        Raises:
+            RetriableAdapterError, ConfigurationAdapterError: as for `read`.
+        """
+        with s3_errors(self.bucket):
+            self._client.upload_file(str(file), self.bucket, f"{self.prefix}/{name}")
+
+    def write(self, name: str, content: bytes) -> str:
+        """Write a small file under the stream's place; gives its address."""
+        with s3_errors(self.bucket):
+            self._client.put_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}", Body=content)
+        return f"s3://{self.bucket}/{self.prefix}/{name}"
+
+    def size(self, name: str) -> int:
+        """A file's bytes."""
+        with s3_errors(self.bucket):
+            return int(self._client.head_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}")["ContentLength"])
 
     def clean(self, batch: str | None) -> None:
         """Remove what batches whose name begins so have left; all of this stream's when None."""

@@ -72,6 +72,15 @@ class Checkpoint:
         self.storage.move(self.path, moved)
         return moved
 
+    def newest_batch(self) -> int | None:
+        """The newest batch that was begun; None before the first."""
+        return self._newest("offsets")
+
+    def identity(self) -> str | None:
+        """The query's id; None where none has ever begun here."""
+        text = self.storage.read(f"{self.path}/metadata")
+        return json.loads(text)["id"] if text else None
+
     def exists(self) -> bool:
         """Whether a query has ever begun here."""
         return self.storage.exists(f"{self.path}/metadata")

@@ -20,7 +20,7 @@ from streams.errors import ConfigurationError, StreamsError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from streams.jobs import JobResult
+    from streams.jobs import DayJob, JobResult
     from streams.settings import Settings
     from streams.supervisor.service import Service
     from streams.validation import Finding
@@ -119,29 +119,62 @@ def validate(
 
 @app.command()
 def run(
-    job: Annotated[str, typer.Option("--job", help="One of `streams jobs`.")],
+    job: Annotated[str, typer.Option("--job", help="One of `streams jobs`, or daily for all of them.")],
     env: Env = "dev",
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Run one job, once: until what was at its sources when it began is through.
 
+    `daily` runs all of them in one Spark session, each after those that it depends on; what depends on a job that
+    failed, or on a gate that did not pass, is skipped.
+
     Exit code 0 when done, 1 when a flow or a check failed, 2 when the call or the configuration is wrong.
 
     Example: `streams run --job bronze_to_silver --env dev`
     """
-    from streams.jobs import job_named, run_job
+    from streams.jobs import DAILY, job_named, run_job
 
-    job_named(job)
+    if job != DAILY:
+        job_named(job)
     with _service(env, config) as service, _draining_on_signal(service):
-        result = run_job(job, service)
-        _show_result(result, as_json)
+        if job == DAILY:
+            has_passed = _run_day(service, as_json)
+        else:
+            result = run_job(job, service)
+            _show_result(result, as_json)
+            has_passed = result.has_passed
         if service.draining.is_set():
             raise StreamsError(
                 "JOB_INTERRUPTED", f"{job} was asked to stop and may not be through; run it again to go on."
             )
-    if not result.has_passed:
+    if not has_passed:
         raise typer.Exit(1)
+
+
+def _run_day(service: Service, as_json: bool) -> bool:
+    from streams.jobs import run_day
+
+    marks = {"done": "[green]✓[/]", "failed": "[bold red]✗[/]"}
+
+    def tell(ended: DayJob) -> None:
+        mark = marks.get(ended.outcome, "[dim]–[/]")
+        why = f"  {_escape(ended.why)}" if ended.why else ""
+        err.print(f"{mark} {ended.job} {ended.outcome}, {ended.seconds:.1f} s{why}", highlight=False, soft_wrap=True)
+
+    ended = run_day(service, tell)
+    rows: list[dict[str, Any]] = []
+    for one in ended:
+        runs = one.result.runs if one.result else ()
+        counts = {
+            f"rows_{what}": sum(run.total(f"rows_{what}") for run in runs)
+            for what in ("read", "written", "duplicate", "stale", "error")
+        }
+        rows.append(
+            {"job": one.job, "outcome": one.outcome, "seconds": round(one.seconds, 1)} | counts | {"why": one.why}
+        )
+    _show(rows, as_json)
+    return not any(one.outcome in ("failed", "skipped") for one in ended)
 
 
 @app.command()
@@ -195,6 +228,28 @@ def resume(
         )
     with _service(env, config) as service:
         out.print(f"{flow} goes on from {resume_after_loss(declared[flow], service)}.", highlight=False)
+
+
+@app.command()
+def reset(
+    flow: Annotated[str, typer.Argument(help="A flow of silver or gold.")],
+    env: Env = "dev",
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a table of silver or gold anew from what is upstream of it; readers go on reading meanwhile.
+
+    The new table is made beside the live one, which is then brought to it in one commit that holds only what
+    differs: gold and the warehouses follow, and see no row twice. Stop what runs the flow first. Rows that wait in
+    the error lane are judged anew; those that were discarded may wait again.
+
+    Example: `streams reset gold.fact_orders --env prod`
+    """
+    from streams.supervisor.reset import reset as reset_flow
+
+    with _service(env, config) as service:
+        done = reset_flow(flow, service, lambda line: err.print(line, highlight=False, soft_wrap=True))
+    _show([vars(done)], as_json)
 
 
 @app.command()

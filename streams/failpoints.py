@@ -14,6 +14,8 @@ from typing import Final
 FAILPOINTS: Final = (
     "batch_begun",  # nothing of this batch is written yet
     "lane_written",  # the error lane holds this batch's rows, the table does not (in bronze: both do)
+    "files_staged",  # what a warehouse is to load lies in its stage, nothing is loaded
+    "load_begun",  # the warehouse's transaction has merged the rows and is not committed
     "data_written",  # the table holds this batch, the audit does not
     "audit_written",  # the audit holds this batch, Spark's checkpoint does not
 )

@@ -9,15 +9,22 @@ LAYERS = ("bronze", "silver", "gold")
 
 @dataclass(frozen=True)
 class Lake:
-    """Paths under the lake's root, and the checkpoints' beside it."""
+    """Paths under the lake's root, and the checkpoints' beside it.
+
+    Args:
+        root: the lake's.
+        checkpoints_root: the checkpoints'.
+        rebuilding: a flow whose table and checkpoint lie beside the live ones (see `streams.supervisor.reset`).
+    """
 
     root: str
     checkpoints_root: str
+    rebuilding: str | None = None
 
     def table(self, name: str) -> str:
         """``silver.order_events`` → its folder."""
         layer, _, table = name.partition(".")
-        return f"{self.root.rstrip('/')}/{layer}/{table}"
+        return f"{self.root.rstrip('/')}/{layer}/{table}{self._beside(name)}"
 
     def lane(self, layer: str) -> str:
         """The layer's error lane."""
@@ -40,4 +47,7 @@ class Lake:
 
     def checkpoint(self, flow: str) -> str:
         """The flow's checkpoint."""
-        return f"{self.checkpoints_root.rstrip('/')}/{flow}"
+        return f"{self.checkpoints_root.rstrip('/')}/{flow}{self._beside(flow)}"
+
+    def _beside(self, name: str) -> str:
+        return ".rebuilt" if name == self.rebuilding else ""

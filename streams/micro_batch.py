@@ -1,9 +1,9 @@
 """What happens to one micro-batch, as named steps.
 
-There are two ways through: `Ingest` appends what arrived to bronze, `Upsert` merges what changed into silver
-or gold. Both end with the same audit. Every write carries the batch's identity, and a batch that an earlier
-process had begun is first compared with what the tables already hold; so any step can be the last one of a
-killed process.
+There are three ways through: `Ingest` appends what arrived to bronze, `Upsert` merges what changed into silver
+or gold, `Publish` loads what changed in gold into a warehouse. All end with the same audit. Every write carries
+the batch's identity, and a batch that an earlier process had begun is first compared with what is there already;
+so any step can be the last one of a killed process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pyspark.sql import Observation
 from pyspark.sql import functions as F
@@ -25,7 +25,8 @@ from streams.quality.soda_scan import Outcome as CheckState
 from streams.quality.soda_scan import ScanResult, scan
 from streams.sinks.append import append
 from streams.sinks.commits import Commit, find_commit
-from streams.sinks.merge import Ranking, count_same, loser_counts, merge, rank, winners
+from streams.sinks.merge import GONE, Ranking, count_same, loser_counts, merge, rank, winners
+from streams.sinks.warehouse import LoadRefusedError, load, prepare, refused, stage
 from streams.storage import Storage
 from streams.telemetry.audit import BatchAudit, CheckOutcome, RowCounts, audit_frame
 from streams.version import CODE_VERSION
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from streams.checkpoint import BatchIdentity
     from streams.quality.soda_scan import CheckResult
+    from streams.sinks.warehouse import Target, Warehouse
 
 
 class BatchHeldError(RetriableError):
@@ -169,7 +171,7 @@ class Upsert:
         table: the silver or gold table.
         lane: the layer's error lane.
         ranking: which of two rows of one key is newer.
-        candidates: the batch's rows as rows of the table, any number a key.
+        candidates: the batch's rows as rows of the table, any number a key; with `GONE`, rows to delete too.
         checks: what Soda asks of every batch.
     """
 
@@ -207,7 +209,8 @@ class Upsert:
         if self.checks is None:
             return None
         # The query's session is its own, so views of the same name in other flows are others.
-        rows.createOrReplaceTempView(self.checks.table)
+        judged = rows.where(~F.col(GONE)).drop(GONE) if GONE in rows.columns else rows
+        judged.createOrReplaceTempView(self.checks.table)
         result = scan(batch.spark, batch.identity.flow, self.checks.table, self.checks.text)
         breaches = [check for check in result.failed if check.row_condition is None]
         if breaches and self.checks.on_breach != "warn":
@@ -234,15 +237,19 @@ class Upsert:
         named = [check for check in (scanned.failed if scanned else ()) if check.row_condition]
         if not named:
             return rows, None
+        is_judged = ~F.col(GONE) if GONE in rows.columns else F.lit(True)
         violations = [
             # A condition that is null is not met: `when` takes it so.
-            F.when(F.expr(str(check.row_condition)), F.struct(F.lit("check"), F.lit(check.column), F.lit(check.check)))
+            F.when(
+                is_judged & F.expr(str(check.row_condition)),
+                F.struct(F.lit("check"), F.lit(check.column), F.lit(check.check)),
+            )
             for check in named
         ]
         judged = rows.withColumn(
             "_violations", F.filter(F.array(*violations), lambda v: v.isNotNull()).cast(VIOLATIONS)
         )
-        business = [F.col(name) for name in rows.columns]
+        business = [F.col(name) for name in rows.columns if name != GONE]
         bad = judged.where(F.size("_violations") > 0).select(
             "_violations",
             F.to_json(F.struct(*business), ROW_AS_JSON).cast("binary").alias("_payload"),
@@ -257,7 +264,7 @@ class Upsert:
 
     def _account(self, rows: DataFrame, commit: Commit, facts: dict[str, int]) -> RowCounts:
         """Rows that the merge left alone were there already, or are older than what is there."""
-        written = commit.rows("numTargetRowsInserted") + commit.rows("numTargetRowsUpdated")
+        written = _written(commit)
         source = facts["rows_read"] - facts["rows_duplicate"] - facts["rows_stale"] - facts["rows_error"]
         unmoved = source - written
         same = 0
@@ -278,13 +285,73 @@ class Upsert:
     def _recover(self, commit: Commit) -> Outcome:
         """The merge was done by an earlier process, which kept the counts in its commit."""
         facts = {name: int(commit.metadata[name]) for name in vars(RowCounts())}
-        written = commit.rows("numTargetRowsInserted") + commit.rows("numTargetRowsUpdated")
+        written = _written(commit)
         kept = facts["rows_duplicate"] + facts["rows_stale"] + facts["rows_error"]
         # Which of the rows left alone were repeats and which were stale is no longer told apart.
         counts = RowCounts(
             **facts | {"rows_written": written, "rows_stale": facts["rows_stale"] + facts["rows_read"] - kept - written}
         )
         return Outcome(counts, {self.table: commit.version})
+
+
+# Of two changes of a row in one commit, which no merge of ours makes, the one after which it is there counts.
+_CHANGE_ORDER: Final = ("_commit_version", "_is_there")
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Load what changed in a table of gold into a warehouse, in one transaction with the batch's identity.
+
+    Args:
+        target: the table there.
+        warehouse: logs in; asked when a batch comes, so that secrets are not read before.
+    """
+
+    target: Target
+    warehouse: Callable[[], Warehouse]
+    _prepared: set[str] = field(default_factory=set)
+
+    def run(self, batch: MicroBatch) -> Outcome:
+        """Rows: the table's columns, and Delta's of its change feed, without rows as they were before updates."""
+        columns = self.target.columns.names
+        ranking = Ranking(self.target.key, _CHANGE_ORDER, (*columns, *_CHANGE_ORDER))
+        changes = batch.rows.withColumn("_is_there", F.col("_change_type") != "delete")
+        with batch.phase("prepare"):
+            ranked = batch.keep(rank(changes.select(*columns, *_CHANGE_ORDER), ranking))
+            counted = ranked.agg(*(column.alias(name) for name, column in loser_counts().items())).first()
+            counts = RowCounts(**counted.asDict()) if counted else RowCounts()
+        if not counts.rows_read:
+            return Outcome(counts)
+        rows = winners(ranked).select(*columns, (~F.col("_is_there")).alias(GONE))
+        self._load(batch, rows)
+        written = counts.rows_read - counts.rows_duplicate - counts.rows_stale
+        return Outcome(replace(counts, rows_written=written))
+
+    def _load(self, batch: MicroBatch, rows: DataFrame) -> None:
+        warehouse, identity = self.warehouse(), batch.identity
+        # The batch that begins a checkpoint has all that gold holds; what else is in the warehouse is left over.
+        is_first = identity.batch_id == 0
+        place = f"{identity.flow}/{identity.checkpoint_id}/{identity.batch_id}"
+        if not self._prepared:
+            prepare(warehouse, self.target)
+            self._prepared.add(self.target.name)
+        if is_first or batch.is_repeated:
+            warehouse.sweep(identity.flow)
+        with batch.phase("stage"):
+            files, _ = stage(warehouse, rows, place)
+        batch.passes("files_staged")
+        with batch.phase("load"):
+            try:
+                load(warehouse, self.target, identity, place, files, is_whole=is_first, passes=batch.passes)
+            except LoadRefusedError as error:
+                raise refused(warehouse, self.target, rows, error) or error from error
+        batch.passes("data_written")
+        with batch.phase("sweep"):
+            warehouse.sweep(place)
+
+
+def _written(commit: Commit) -> int:
+    return sum(commit.rows(f"numTargetRows{what}") for what in ("Inserted", "Updated", "Deleted"))
 
 
 def process(processor: Processor, batch: MicroBatch, audit_table: str, results_root: str) -> BatchAudit | None:

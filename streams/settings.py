@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from streams.errors import ConfigurationError
 from streams.secrets import SecretReference
-from streams.source_settings import SourceSettings
+from streams.source_settings import SourceSettings, TargetSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -109,6 +109,12 @@ class Files(_Model):
     fx_rates: Text
 
 
+class PersonalSettings(_Model):
+    """What becomes of personal columns that contracts have hashed: HMAC-SHA256 under this key, the same for ever."""
+
+    hash_key: SecretReference | None = None
+
+
 class SparkSettings(_Model):
     """Where Spark runs; `conf` takes any setting of Spark's, and wins over the service's own."""
 
@@ -157,6 +163,8 @@ class Settings(_Model):
     kafka: KafkaSettings
     files: Files
     sources: SourceSettings = SourceSettings()
+    targets: TargetSettings = TargetSettings()
+    personal: PersonalSettings = PersonalSettings()
     spark: SparkSettings = SparkSettings()
     flow_defaults: FlowSettings = FlowSettings()
     flows: dict[str, FlowSettings] = {}
@@ -202,7 +210,8 @@ def load_settings(
         )
     settings = _with_absolute_paths(settings)
     if check_secrets:
-        for secret in (settings.kafka.sasl_password, *settings.sources.secrets()):
+        references = (*settings.sources.secrets(), *settings.targets.secrets())
+        for secret in (settings.kafka.sasl_password, settings.personal.hash_key, *references):
             if secret is not None:
                 secret.resolve()
     return settings

@@ -1,4 +1,4 @@
-"""How to reach the databases that tables are pulled from, and how they are pulled."""
+"""How to reach the databases that tables are pulled from, how they are pulled, and where gold is published to."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from batch_adapters.adapter import SourceTable, TableOptions
+    from batch_adapters.redshift import RedshiftLogin
+    from batch_adapters.snowflake import SnowflakeLogin
 
     OpenTable = Callable[[TableOptions], SourceTable]
 
@@ -35,21 +37,14 @@ class PullSettings(_Model):
     max_delete_share: Annotated[float, Field(gt=0, le=1)] = 0.5
 
 
-class _Source(_Model):
-    tables: dict[str, Text] = {}  # a contract's name: what its table is called there
-    pull: PullSettings = PullSettings()
-
+class _Connection(_Model):
     def secrets(self) -> Iterator[SecretReference]:
         """The references in it."""
         return (value for _, value in self if isinstance(value, SecretReference))
 
-    def login(self) -> OpenTable:
-        """What opens a table there; resolves the secrets."""
-        raise NotImplementedError
-
     def _said(self, *left_out: str) -> dict[str, Any]:
         """The fields as an adapter's login takes them."""
-        values = {name: value for name, value in self if name not in ("tables", "pull", *left_out)}
+        values = {name: value for name, value in self if name not in ("tables", "pull", "stage", *left_out)}
         return {
             name: value.resolve() if isinstance(value, SecretReference) else value
             for name, value in values.items()
@@ -57,12 +52,21 @@ class _Source(_Model):
         }
 
 
+class _Source(_Connection):
+    tables: dict[str, Text] = {}  # a contract's name: what its table is called there
+    pull: PullSettings = PullSettings()
+
+    def login(self) -> OpenTable:
+        """What opens a table there; resolves the secrets."""
+        raise NotImplementedError
+
+
 def _one_of(ways: dict[str, bool]) -> None:
     if sum(ways.values()) != 1:
         raise PydanticCustomError("login_unclear", "give exactly one of {ways}", {"ways": ", ".join(ways)})
 
 
-class SnowflakeSource(_Source):
+class _Snowflake(_Connection):
     """A Snowflake account. One of `password`, `private_key` (PEM) and `token` (OAuth)."""
 
     account: Text
@@ -86,17 +90,27 @@ class SnowflakeSource(_Source):
         _one_of({name: getattr(self, name) is not None for name in ("password", "private_key", "token")})
         return self
 
-    def login(self) -> OpenTable:
+    def login(self) -> SnowflakeLogin:
         """By the real connector."""
         from batch_adapters.snowflake import SnowflakeLogin
 
         return SnowflakeLogin(**self._said("schema_name"), schema=self.schema_name)
 
 
-class RedshiftSource(_Source):
-    """A Redshift cluster or workgroup. `unload` goes by S3, `direct` through the connection.
+class SnowflakeSource(_Snowflake, _Source):
+    """A Snowflake account that tables are pulled from."""
 
-    The login is one of `password`, `cluster_identifier` and `workgroup`; the latter two are IAM's.
+
+class SnowflakeTarget(_Snowflake):
+    """A Snowflake account that gold is published to; files are staged in `stage`, which is made if it is not there."""
+
+    stage: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "LAKEHOUSE_STREAMS"
+
+
+class _Redshift(_Connection):
+    """A Redshift cluster or workgroup.
+
+    Its login is one of `password`, `cluster_identifier` and `workgroup`; the latter two are IAM's.
     """
 
     host: Text | None = None
@@ -109,7 +123,6 @@ class RedshiftSource(_Source):
     workgroup: Text | None = None
     region: Text | None = None
     ssl: bool = True
-    mode: Literal["unload", "direct"] = "unload"
     staging: Annotated[str, Field(pattern=r"^s3://[^/]+/.+")] | None = None
     iam_role: Text | None = None
     s3_endpoint: Text | None = None
@@ -117,20 +130,36 @@ class RedshiftSource(_Source):
     s3_secret_key: SecretReference | None = None
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Self:
+    def _has_one_login(self) -> Self:
         ways = ("password", "cluster_identifier", "workgroup")
         _one_of({name: getattr(self, name) is not None for name in ways})
         if self.password is not None and not (self.host and self.user):
             raise PydanticCustomError("login_unclear", "a password needs host and user beside it")
-        if self.mode == "unload" and not self.staging:
-            raise PydanticCustomError("staging_missing", "unload needs staging: s3://bucket/prefix")
         return self
 
-    def login(self) -> OpenTable:
+    def login(self) -> RedshiftLogin:
         """By redshift-connector, and S3."""
         from batch_adapters.redshift import RedshiftLogin
 
         return RedshiftLogin(**self._said("schema_name"), schema=self.schema_name)
+
+
+class RedshiftSource(_Redshift, _Source):
+    """A Redshift database that tables are pulled from: `unload` goes by S3, `direct` through the connection."""
+
+    mode: Literal["unload", "direct"] = "unload"
+
+    @model_validator(mode="after")
+    def _has_staging(self) -> Self:
+        if self.mode == "unload" and not self.staging:
+            raise PydanticCustomError("staging_missing", "unload needs staging: s3://bucket/prefix")
+        return self
+
+
+class RedshiftTarget(_Redshift):
+    """A Redshift database that gold is published to, by files in `staging`."""
+
+    staging: Annotated[str, Field(pattern=r"^s3://[^/]+/.+")]
 
 
 class SalesforceSource(_Source):
@@ -179,3 +208,15 @@ class SourceSettings(_Model):
         """All references to secrets in them."""
         for source in (self.snowflake, self.redshift, self.salesforce):
             yield from source.secrets() if source is not None else ()
+
+
+class TargetSettings(_Model):
+    """The warehouses that gold is published to; the flows of one that is left out are not there."""
+
+    redshift: RedshiftTarget | None = None
+    snowflake: SnowflakeTarget | None = None
+
+    def secrets(self) -> Iterator[SecretReference]:
+        """All references to secrets in them."""
+        for target in (self.redshift, self.snowflake):
+            yield from target.secrets() if target is not None else ()

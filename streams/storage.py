@@ -60,6 +60,11 @@ class Storage:
         if not system.rename(target, self._open(to)[0]):
             raise OSError(f"could not move {path} to {to}")
 
+    def delete(self, path: str) -> None:
+        """Remove a file, or a folder with all that is in it; nothing where there is none."""
+        target, system = self._open(path)
+        system.delete(target, True)
+
     def _open(self, path: str) -> tuple[JavaObject, JavaObject]:
         jvm = self.spark._jvm
         assert jvm is not None

@@ -6,88 +6,260 @@ that it depends on, from a silver that already holds it.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from pyspark.sql import functions as F
 
+from streams import transforms
 from streams.flows.checks import checks_of
 from streams.flows.flow import Flow, Input, Table
-from streams.flows.silver import silver_schema
+from streams.flows.silver import declared_tables
 from streams.micro_batch import Upsert
 from streams.quality.error_lane import LANE
+from streams.sinks.history import History
 from streams.sinks.merge import Ranking
 from streams.sources.delta import DeltaChanges, LaneReplays
-from streams.transforms.fact_orders import FACT_ORDERS, touched_by_rates
-from streams.transforms.fact_orders import fact_orders as make_orders
+from streams.transforms.dim_customer import CUSTOMER_OVERWRITTEN, CUSTOMER_TRACKED, DIM_CUSTOMER
+from streams.transforms.dim_product import DIM_PRODUCT, PRODUCT_OVERWRITTEN, PRODUCT_TRACKED
+from streams.transforms.fact_orders import FACT_ORDERS, merged_orders, touched_by_rates
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from collections.abc import Callable, Mapping
+
+    from pyspark.sql import DataFrame
+    from pyspark.sql.types import StructType
 
     from streams.lake import Lake
     from streams.micro_batch import MicroBatch
     from streams.quality.contract import Contract
     from streams.settings import Settings
 
-_BROADCAST_UP_TO = 200_000  # order ids: some 10 MB
+_BROADCAST_UP_TO: Final = 200_000  # ids: some 10 MB
+CUSTOMER_HISTORY: Final = History("customer_id", "updated_at", "customer_key", CUSTOMER_TRACKED, CUSTOMER_OVERWRITTEN)
+PRODUCT_HISTORY: Final = History("product_id", "updated_at", "product_key", PRODUCT_TRACKED, PRODUCT_OVERWRITTEN)
 
 
-def fact_orders(settings: Settings, lake: Lake, contracts: dict[str, Contract]) -> Flow:
-    """Orders, made anew when one of their events or a rate that they use has changed."""
-    name, lane = "gold.fact_orders", lake.lane("gold")
-    events, rates = lake.table("silver.order_events"), lake.table("silver.fx_rates")
+@dataclass(frozen=True)
+class GoldTable:
+    """A table of gold: its columns, and what identifies a row."""
+
+    flow: str
+    schema: StructType
+    key: str
+
+
+GOLD_TABLES: Final = (
+    GoldTable("gold.dim_customer", DIM_CUSTOMER, "customer_key"),
+    GoldTable("gold.dim_product", DIM_PRODUCT, "product_key"),
+    GoldTable("gold.fact_orders", FACT_ORDERS, "order_id"),
+)
+_BY_FLOW: Final = {table.flow: table for table in GOLD_TABLES}
+
+
+def gold_flows(settings: Settings, lake: Lake, contracts: Mapping[str, Contract]) -> list[Flow]:
+    """The dimensions, then the facts that refer to them."""
+    silver = declared_tables(lake, contracts)
+    return [
+        _dim_customer(settings, lake, silver),
+        _dim_product(settings, lake, silver),
+        _fact_orders(settings, lake, silver),
+    ]
+
+
+def _dim_customer(settings: Settings, lake: Lake, silver: dict[str, Table]) -> Flow:
+    """Customers, made anew when they, their account, its contacts or their visits have changed."""
+    reads = ("silver.customer_versions", "silver.accounts", "silver.contacts", "silver.behavior")
+    versions, accounts, contacts, behavior = (silver[name].path for name in reads)
+    path = lake.table("gold.dim_customer")
+    shape = {"customer_id": "string", "account_id": "string"}
+    by_customer = {"customer_id": "customer_id"}
+
+    def make(batch: MicroBatch) -> DataFrame:
+        read = batch.spark.read.format("delta")
+        named = batch.keep(batch.rows.distinct())
+        customers, crm = named.agg(F.count("customer_id"), F.count("account_id")).first() or (0, 0)
+        if not customers and not crm:
+            return batch.spark.createDataFrame([], DIM_CUSTOMER)
+        ids = named.where(F.col("customer_id").isNotNull()).select("customer_id")
+        if crm:
+            owners = read.load(accounts).where(F.col("customer_id").isNotNull())
+            ids = ids.unionByName(owners.join(_few(named, crm), "account_id", "left_semi").select("customer_id"))
+            ids = ids.distinct()
+        ids = _few(ids, customers + crm)
+        rows = transforms.dim_customer(
+            batch.keep(CUSTOMER_HISTORY.versions(read.load(versions).join(ids, "customer_id", "left_semi"))),
+            read.load(accounts).join(ids, "customer_id", "left_semi"),
+            read.load(contacts),
+            read.load(behavior).join(ids, "customer_id", "left_semi"),
+        )
+        return CUSTOMER_HISTORY.with_gone(batch.keep(rows), ids, path)
+
+    # Of a row that has gone over to another customer or account, both are named.
+    inputs = (
+        _naming(DeltaChanges(versions), shape, **by_customer),
+        _naming(DeltaChanges(accounts, with_before=True), shape, **by_customer),
+        _naming(DeltaChanges(contacts, with_before=True), shape, account_id="account_id"),
+        _naming(DeltaChanges(behavior, with_before=True), shape, **by_customer),
+        _naming(LaneReplays(lake.lane("gold"), "gold.dim_customer"), shape, customer_id=_of_payload("customer_id")),
+    )
+    return _made_anew("gold.dim_customer", settings, lake, inputs, [silver[name] for name in reads], reads, make)
+
+
+def _dim_product(settings: Settings, lake: Lake, silver: dict[str, Table]) -> Flow:
+    """Products, made anew when they have changed."""
+    versions, path = silver["silver.product_versions"], lake.table("gold.dim_product")
+    shape = {"product_id": "string"}
+
+    def make(batch: MicroBatch) -> DataFrame:
+        named = batch.keep(batch.rows.distinct().where(F.col("product_id").isNotNull()))
+        ids = _few(named, named.count())
+        changes = batch.spark.read.format("delta").load(versions.path).join(ids, "product_id", "left_semi")
+        rows = transforms.dim_product(PRODUCT_HISTORY.versions(changes))
+        return PRODUCT_HISTORY.with_gone(batch.keep(rows), ids, path)
+
+    inputs = (
+        _naming(DeltaChanges(versions.path), shape, product_id="product_id"),
+        _naming(LaneReplays(lake.lane("gold"), "gold.dim_product"), shape, product_id=_of_payload("product_id")),
+    )
+    return _made_anew("gold.dim_product", settings, lake, inputs, [versions], ("silver.product_versions",), make)
+
+
+def _fact_orders(settings: Settings, lake: Lake, silver: dict[str, Table]) -> Flow:
+    """Orders, made anew when an event, the warehouse's row, a rate or a version that they use has changed."""
+    upstream = ("silver.order_events", "silver.orders", "silver.fx_rates")
+    dimensions = [_declared(lake, name) for name in ("gold.dim_customer", "gold.dim_product")]
+    events, warehouse, rates = (silver[name].path for name in upstream)
+    customers, products = (table.path for table in dimensions)
+    shape = {
+        "order_id": "string",
+        "quote_currency": "string",
+        "rate_date": "date",
+        "customer_id": "string",
+        "product_id": "string",
+        "validity": "string",
+        "weight": "int",
+    }
+
+    def validity(name: str) -> dict[str, str]:
+        # What orders use of a version. One that is what it was before, in all of that, cancels out in the batch.
+        return {
+            f"{name}_id": f"{name}_id",
+            "validity": f"concat_ws('|', {name}_key, valid_from, coalesce(string(valid_to), ''))",
+            "weight": "IF(_change_type IN ('insert', 'update_postimage'), 1, -1)",
+        }
+
+    inputs = (
+        _naming(DeltaChanges(events), shape, order_id="order_id"),
+        _naming(DeltaChanges(rates), shape, quote_currency="quote_currency", rate_date="rate_date"),
+        _naming(LaneReplays(lake.lane("gold"), "gold.fact_orders"), shape, order_id="key"),
+        _naming(DeltaChanges(warehouse), shape, order_id="order_id"),
+        _naming(DeltaChanges(customers, with_before=True), shape, **validity("customer")),
+        _naming(DeltaChanges(products, with_before=True), shape, **validity("product")),
+    )
+
+    def make(batch: MicroBatch) -> DataFrame:
+        return _orders_made_anew(
+            batch,
+            _Orders(events, warehouse, rates, customers, products, lake.table("gold.fact_orders")),
+            settings.reporting_currency,
+        )
+
+    tables = [*(silver[name] for name in upstream), *dimensions]
+    reads = (*upstream, "gold.dim_customer", "gold.dim_product")
+    return _made_anew("gold.fact_orders", settings, lake, inputs, tables, reads, make)
+
+
+@dataclass(frozen=True)
+class _Orders:
+    """The tables that orders are made from, and their own."""
+
+    events: str
+    warehouse: str
+    rates: str
+    customers: str
+    products: str
+    facts: str
+
+
+def _orders_made_anew(batch: MicroBatch, tables: _Orders, currency: str) -> DataFrame:
+    """Changes → the rows of gold that they touch, made from silver."""
+    names = [name for name in batch.rows.columns if name != "weight"]
+    net = batch.rows.groupBy(names).agg(F.sum(F.coalesce("weight", F.lit(1))).alias("net")).where("net <> 0")
+    changes = batch.keep(net)
+    counted = changes.agg(*(F.count(name).alias(name) for name in names)).first()
+    assert counted is not None  # an aggregate of all rows is one row
+    if not any(counted):
+        return batch.spark.createDataFrame([], FACT_ORDERS)
+    read = batch.spark.read.format("delta")
+    all_rates = read.load(tables.rates)
+    touched = _few(changes.where(F.col("order_id").isNotNull()).select("order_id"), counted["order_id"])
+    # Most batches change nothing but orders, and then those in gold need not be looked at.
+    also = []
+    if counted["rate_date"]:
+        all_rates = batch.keep(all_rates)
+        days = changes.where(F.col("rate_date").isNotNull()).select("quote_currency", "rate_date")
+        also.append(touched_by_rates(days, all_rates, read.load(tables.facts), currency))
+    for name in ("customer_id", "product_id"):
+        if counted[name]:
+            of = _few(changes.where(F.col(name).isNotNull()).select(name).distinct(), counted[name])
+            also.append(read.load(tables.facts).join(of, name, "left_semi").select("order_id"))
+    for more in also:
+        touched = touched.unionByName(more)
+    if also:
+        touched = batch.keep(touched.distinct())
+    orders = batch.keep(
+        merged_orders(
+            read.load(tables.events).join(touched, "order_id", "left_semi"),
+            read.load(tables.warehouse).join(touched, "order_id", "left_semi"),
+        )
+    )
+    customers, products = (
+        read.load(path).join(orders.select(name).distinct(), name, "left_semi")
+        for path, name in ((tables.customers, "customer_id"), (tables.products, "product_id"))
+    )
+    return transforms.fact_orders(orders, all_rates, customers, products, currency)
+
+
+def _few(ids: DataFrame, count: int) -> DataFrame:
+    """A hint to send the ids to every task, if they are few enough, in place of sorting what they are looked up in."""
+    return F.broadcast(ids) if count <= _BROADCAST_UP_TO else ids
+
+
+def _naming(source: DeltaChanges | LaneReplays, shape: Mapping[str, str], **columns: str) -> Input:
+    """An input whose rows name what is to be made anew: the columns of a shape, by SQL expressions."""
+    said = [f"CAST({columns.get(name, 'NULL')} AS {kind}) AS {name}" for name, kind in shape.items()]
+    return Input(source, lambda rows: rows.selectExpr(*said))
+
+
+def _of_payload(name: str) -> str:
+    return f"get_json_object(string(payload), '$.{name}')"
+
+
+def _declared(lake: Lake, name: str) -> Table:
+    return Table(lake.table(name), _BY_FLOW[name].schema)
+
+
+def _made_anew(
+    name: str,
+    settings: Settings,
+    lake: Lake,
+    inputs: tuple[Input, ...],
+    upstream: list[Table],
+    reads: tuple[str, ...],
+    make: Callable[[MicroBatch], DataFrame],
+) -> Flow:
+    lane, declared = lake.lane("gold"), _BY_FLOW[name]
     return Flow(
         name=name,
-        reads=("silver.order_events", "silver.fx_rates"),
-        inputs=(
-            Input(DeltaChanges(events), lambda rows: _changes(rows, order_id=F.col("order_id"))),
-            Input(
-                DeltaChanges(rates),
-                lambda rows: _changes(rows, quote_currency=F.col("quote_currency"), rate_date=F.col("rate_date")),
-            ),
-            Input(LaneReplays(lane, name), lambda rows: _changes(rows, order_id=F.col("key"))),
-        ),
+        reads=reads,
+        inputs=inputs,
         processor=Upsert(
             table=lake.table(name),
             lane=lane,
-            ranking=Ranking(("order_id",), (), tuple(FACT_ORDERS.names)),
-            candidates=partial(
-                _orders_to_make,
-                events=events,
-                rates=rates,
-                facts=lake.table(name),
-                currency=settings.reporting_currency,
-            ),
+            ranking=Ranking((declared.key,), (), tuple(declared.schema.names)),
+            candidates=make,
             checks=checks_of(name, settings),
         ),
-        tables=(
-            Table(events, silver_schema(contracts["kafka_events"])),
-            Table(rates, silver_schema(contracts["fx_rates"])),
-            Table(lake.table(name), FACT_ORDERS),
-            Table(lane, LANE),
-        ),
+        tables=(*upstream, _declared(lake, name), Table(lane, LANE)),
     )
-
-
-def _changes(rows: DataFrame, **columns: Column) -> DataFrame:
-    """The one shape of a change: an order, or a currency's day."""
-    shape = {"order_id": "string", "quote_currency": "string", "rate_date": "date"}
-    return rows.select(*(columns.get(name, F.lit(None)).cast(kind).alias(name) for name, kind in shape.items()))
-
-
-def _orders_to_make(batch: MicroBatch, events: str, rates: str, facts: str, currency: str) -> DataFrame:
-    """Changes → the rows of gold that they touch, made from silver."""
-    changes = batch.keep(batch.rows.distinct())
-    orders, days = changes.agg(F.count("order_id"), F.count("rate_date")).first() or (0, 0)
-    if not orders and not days:
-        return batch.spark.createDataFrame([], FACT_ORDERS)
-    read = batch.spark.read.format("delta")
-    all_rates = read.load(rates)
-    touched = changes.where(F.col("order_id").isNotNull()).select("order_id")
-    if days:  # most batches change no rate, and then the orders in gold need not be looked at
-        all_rates = batch.keep(all_rates)
-        changed = changes.where(F.col("rate_date").isNotNull()).select("quote_currency", "rate_date")
-        touched = touched.unionByName(touched_by_rates(changed, all_rates, read.load(facts), currency)).distinct()
-    elif orders <= _BROADCAST_UP_TO:
-        touched = F.broadcast(touched)
-    return make_orders(read.load(events).join(touched, "order_id", "left_semi"), all_rates, currency)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import secrets
 import shutil
 import threading
 import time
@@ -124,7 +125,9 @@ def _settings(place: Path, bootstrap_servers: str, sources: ShopSources) -> Sett
         "STREAMS__KAFKA__BOOTSTRAP_SERVERS": bootstrap_servers,
         "STREAMS__KAFKA__TOPICS__ORDER_EVENTS": TOPIC,
         "STREAMS__LOGGING__LEVEL": "warning",
+        "STREAMS__PERSONAL__HASH_KEY": _hash_key(place),
         **_as_variables("STREAMS__SOURCES", sources.settings()),
+        **_as_variables("STREAMS__TARGETS", sources.targets()),
     }
     settings = load_settings("dev", None, overrides)
     # So that every other command can be tried on what the demo leaves.
@@ -132,6 +135,14 @@ def _settings(place: Path, bootstrap_servers: str, sources: ShopSources) -> Sett
         yaml.safe_dump(settings.model_dump(mode="json", exclude_none=True, by_alias=True))
     )
     return settings
+
+
+def _hash_key(place: Path) -> str:
+    file = place / "hash.key"
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(secrets.token_urlsafe(32))
+    return f"file:{file}"
 
 
 def _as_variables(prefix: str, said: Mapping[str, Any]) -> dict[str, str]:

@@ -10,6 +10,9 @@ from rich.table import Table
 
 from streams.flows.bronze import PULLED_TABLES
 from streams.local.purchases import Month, expected_months
+from streams.local.read_back import published
+from streams.transforms.dim_customer import CUSTOMER_TRACKED
+from streams.transforms.dim_product import PRODUCT_TRACKED
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from streams.local.read_back import Published
     from streams.local.replay import ReplayPlan
     from streams.local.shop import Shop
     from streams.local.shop_sources import ShopSources
@@ -50,23 +54,34 @@ class Pulled:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """A number that was found beside the one that must be."""
+
+    what: str
+    must: int
+    found: int
+
+    @property
+    def agrees(self) -> bool:
+        """They are the same."""
+        return self.must == self.found
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What was found beside what must be; they agree or they do not."""
 
     months: tuple[tuple[Month, Month | None], ...]
-    lane: tuple[tuple[str, int, int], ...]  # code, sent, found
-    deleted: tuple[int, int]  # orders: sent, found
+    lane: tuple[Counted, ...]
+    tables: tuple[Counted, ...]
     pulled: tuple[Pulled, ...]
+    published: tuple[Published, ...]
 
     @property
     def agrees(self) -> bool:
-        """Every month to the cent, every row of the sources, and every broken row in the lane, once."""
-        return (
-            all(must == found for must, found in self.months)
-            and all(sent == found for _, sent, found in self.lane)
-            and self.deleted[0] == self.deleted[1]
-            and all(table.agrees for table in self.pulled)
-        )
+        """Every month to the cent, every row of the sources and warehouses, every broken row in the lane, once."""
+        parts = (*self.lane, *self.tables, *self.pulled, *self.published)
+        return all(must == found for must, found in self.months) and all(part.agrees for part in parts)
 
 
 def compare(plan: ReplayPlan, shop: Shop, sources: ShopSources, service: Service) -> Comparison:
@@ -92,13 +107,52 @@ def compare(plan: ReplayPlan, shop: Shop, sources: ShopSources, service: Service
     )
     lane_found = {row[0]: row[1] for row in lane}
     codes = sorted({*plan.lane, *lane_found})
-    ghosts = len({message.key for message in plan.messages if message.kind == "tombstone"})
     return Comparison(
         months,
-        tuple((code, plan.lane.get(code, 0), lane_found.get(code, 0)) for code in codes),
-        (ghosts, facts.where("is_deleted").count()),
+        tuple(Counted(code, plan.lane.get(code, 0), lane_found.get(code, 0)) for code in codes),
+        tuple(_tables(plan, shop, service)),
         tuple(_pulled(shop, sources, service)),
+        tuple(published(service)),
     )
+
+
+def _tables(plan: ReplayPlan, shop: Shop, service: Service) -> Iterator[Counted]:
+    def rows(table: str, condition: str) -> int:
+        return service.spark.read.format("delta").load(service.lake.table(table)).where(condition).count()
+
+    ghosts = len({message.key for message in plan.messages if message.kind == "tombstone"})
+    expected = shop.expected
+    tests = expected["snowflake_orders"].deleted
+    yield Counted("orders in silver", len(plan.orders), rows("silver.orders", "NOT is_deleted"))
+    yield Counted("orders deleted again", ghosts + tests, rows("gold.fact_orders", "is_deleted"))
+    known = rows("gold.fact_orders", "NOT is_deleted AND is_customer_known AND is_product_known")
+    yield Counted("orders whose customer and product are known", len(plan.orders), known)
+    for name, source in (("customers", "snowflake_customers"), ("products", "snowflake_products")):
+        live = expected[source].keys - expected[source].deleted
+        yield Counted(f"{name} of today", live, rows(f"gold.dim_{name[:-1]}", "is_current"))
+    for name in ("customer", "product"):
+        must, found = _versions(shop, name), rows(f"gold.dim_{name}", "true")
+        yield Counted(f"versions of {name}s", must, found)
+
+
+def _versions(shop: Shop, name: str) -> int:
+    """How many versions there must be: one for each key, and one for each change of what makes versions."""
+    table, key = f"snowflake_{name}s", f"{name}_id"
+    tracked = CUSTOMER_TRACKED if name == "customer" else PRODUCT_TRACKED
+    first = {row[key]: row for row in shop.tables[table].to_pylist()}
+    count = len(first)
+    unchanged = shop.dirty[table] | shop.mended[table]
+    for row in shop.changes[table].to_pylist():
+        before = first.get(row[key])
+        if before is None:
+            count += 1
+        elif not row["is_deleted"] and row[key] not in unchanged:
+            count += any(_alike(row[column]) != _alike(before[column]) for column in tracked)
+    return count
+
+
+def _alike(value: object) -> object:
+    return " ".join(value.split()) if isinstance(value, str) else value
 
 
 def _pulled(shop: Shop, sources: ShopSources, service: Service) -> Iterator[Pulled]:
@@ -144,16 +198,11 @@ def show_comparison(out: Console, comparison: Comparison) -> None:
     lane = Table(title="Error lane", title_justify="left", box=None, pad_edge=False)
     for name in ("what is wrong", "sent", "found", ""):
         lane.add_column(name, justify="right" if name in ("sent", "found") else "left")
-    for code, sent, found in comparison.lane:
-        lane.add_row(code, f"{sent:,}", f"{found:,}", _mark(sent == found))
-    lane.add_row(
-        "orders deleted again",
-        f"{comparison.deleted[0]:,}",
-        f"{comparison.deleted[1]:,}",
-        _mark(comparison.deleted[0] == comparison.deleted[1]),
-    )
+    for one in comparison.lane:
+        lane.add_row(one.what, f"{one.must:,}", f"{one.found:,}", _mark(one.agrees))
     out.print(lane)
     _show_pulled(out, comparison.pulled)
+    _show_tables(out, comparison)
     table = Table(title="gold.fact_orders", title_justify="left", box=None, pad_edge=False)
     for name in ("month", "orders", "USD", "EUR", "must be USD", "must be EUR", ""):
         table.add_column(name, justify="left" if name in ("month", "") else "right")
@@ -183,6 +232,22 @@ def _show_pulled(out: Console, pulled: tuple[Pulled, ...]) -> None:
     for one in pulled:
         counts = (one.held, one.keys, one.sent, one.bronze, one.lane[0])
         table.add_row(one.source, *(f"{count:,}" for count in counts), _mark(one.agrees))
+    out.print(table)
+
+
+def _show_tables(out: Console, comparison: Comparison) -> None:
+    table = Table(title="Silver and gold", title_justify="left", box=None, pad_edge=False)
+    for name in ("what", "must be", "found", ""):
+        table.add_column(name, justify="right" if name in ("must be", "found") else "left")
+    for one in comparison.tables:
+        table.add_row(one.what, f"{one.must:,}", f"{one.found:,}", _mark(one.agrees))
+    out.print(table)
+    table = Table(title="Gold in the warehouses, read back row by row", title_justify="left", box=None, pad_edge=False)
+    for name in ("table", "rows in gold", "rows there", "different", ""):
+        table.add_column(name, justify="left" if name in ("table", "") else "right")
+    for there in comparison.published:
+        counts = (there.gold, there.there, there.different)
+        table.add_row(f"{there.warehouse} {there.table}", *(f"{count:,}" for count in counts), _mark(there.agrees))
     out.print(table)
 
 

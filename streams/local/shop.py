@@ -62,12 +62,14 @@ class Shop:
         tables: in the beginning.
         changes: written afterwards: a row each for keys that are new, changed or marked deleted.
         dirty: keys whose newest version breaks the contract.
+        mended: keys whose first version breaks the contract, and the next does not.
         expected: how many rows of which kind there are in all.
     """
 
     tables: Mapping[str, pa.Table]
     changes: Mapping[str, pa.Table]
     dirty: Mapping[str, frozenset[str]]
+    mended: Mapping[str, frozenset[str]]
     expected: Mapping[str, Expected]
 
 
@@ -92,16 +94,16 @@ def make_shop(seed: int = 7, orders: int | None = None) -> Shop:
         "redshift_behavior": shop_rows.sessions(bought, customers.first, chance("sessions")),
     }
     contracts = load_contracts(PROJECT / "contracts" / "bronze")
-    tables, changes, dirty, expected = {}, {}, {}, {}
+    tables, changes, dirty, mended, expected = {}, {}, {}, {}, {}
     for name, history in histories.items():
         contract = contracts[name]
-        broken, dirty[name] = _soil(history, contract, chance(f"dirt in {name}"))
+        broken, dirty[name], mended[name] = _soil(history, contract, chance(f"dirt in {name}"))
         _date(history.later, contract.sequence[0], chance(f"changes of {name}"))
         expected[name] = _expected(history, contract, broken)
         schema = _schema(contract)
         tables[name] = pa.Table.from_pylist(history.first, schema)
         changes[name] = pa.Table.from_pylist(history.later, schema)
-    return Shop(*map(MappingProxyType, (tables, changes, dirty, expected)))
+    return Shop(*map(MappingProxyType, (tables, changes, dirty, mended, expected)))
 
 
 def _expected(history: History, contract: Contract, broken: int) -> Expected:
@@ -153,15 +155,19 @@ _PUT_RIGHT, _SPOILT, _NEVER_SOUND = "broken first, sound later", "sound first, b
 _LEAVES: Final = ("crm_contacts", "crm_opportunities", "redshift_behavior")
 
 
-def _soil(history: History, contract: Contract, chance: random.Random) -> tuple[int, frozenset[str]]:
-    """Break versions of rows that do not change otherwise: how many versions, and the keys whose newest it is."""
+def _soil(history: History, contract: Contract, chance: random.Random) -> tuple[int, frozenset[str], frozenset[str]]:
+    """Break versions of rows that do not change otherwise.
+
+    Returns:
+        How many versions, the keys whose newest it is, and those that are put right.
+    """
     [key] = contract.primary_key
     fates = (_PUT_RIGHT, _SPOILT, *((_NEVER_SOUND,) if contract.name in _LEAVES else ()))
     ways = tuple(product(_BREAKS[contract.name], fates))
     changed = {row[key] for row in history.later}
     same = [place for place, row in enumerate(history.first) if row[key] not in changed]
     count = min(len(same) // 4, max(len(ways), len(same) // 250))
-    newest = set()
+    newest, mended = set(), set()
     for place, (breach, fate) in zip(sorted(chance.sample(same, count)), cycle(ways)):
         row = history.first[place]
         if fate == _SPOILT:
@@ -170,9 +176,10 @@ def _soil(history: History, contract: Contract, chance: random.Random) -> tuple[
             history.first[place] = row | breach
         if fate == _PUT_RIGHT:
             history.later.append(dict(row))
+            mended.add(row[key])
         else:
             newest.add(row[key])
-    return count, frozenset(newest)
+    return count, frozenset(newest), frozenset(mended)
 
 
 def _date(later: list[Row], cursor: str, chance: random.Random) -> None:

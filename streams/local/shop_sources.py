@@ -124,6 +124,17 @@ class ShopSources:
             },
         }
 
+    def targets(self) -> dict[str, dict[str, Any]]:
+        """`targets` as a configuration says it: the same two warehouses, for gold."""
+        said = self.settings()
+        left_out = {"redshift": ("mode", "pull"), "snowflake": ("pull",)}
+        kept = {
+            system: {name: value for name, value in said[system].items() if name not in names}
+            for system, names in left_out.items()
+        }
+        kept["redshift"]["staging"] = f"s3://{STAGING}/loads"
+        return kept
+
     def _secret(self, name: str, value: str) -> str:
         file = self._folder / f"{name}.secret"
         file.touch(mode=0o600)

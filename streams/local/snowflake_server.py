@@ -9,9 +9,11 @@ The folder holds ``port`` and ``server.log``.
 from __future__ import annotations
 
 import base64
+import gzip
 import http.client
 import json
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -28,7 +30,7 @@ import pyarrow as pa
 from streams.errors import FatalError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from snowflake.connector import SnowflakeConnection
     from starlette.applications import Starlette
@@ -39,6 +41,7 @@ DATABASE: Final = "SHOP"
 SCHEMA: Final = "PUBLIC"
 _START_SECONDS: Final = 30.0
 _CHUNK_ROWS: Final = 10_000
+_REMOVE: Final = re.compile(r"\s*(?:REMOVE|RM)\s+@(\w+)/(\S*)\s*", re.I)
 _INCORRECT_LOGIN: Final = ("390100", "Incorrect username or password was specified.", "08001")
 _DECLARED: Final = (
     (pa.types.is_boolean, "BOOLEAN"),
@@ -288,6 +291,12 @@ class _StandIn:
 
         if self.refusals["query"]:
             return _refusal(*self.refusals["query"].pop())
+        asked = await _json(request)
+        removed = _REMOVE.fullmatch(asked.get("sqlText", ""))
+        if removed:  # fakesnow knows PUT, LIST and COPY INTO, but not this
+            _remove(removed[1], removed[2])
+            asked["sqlText"] = "SELECT 'removed' AS result"
+            request._body = gzip.compress(json.dumps(asked).encode())
         answer = await query_request(request)
         said = json.loads(bytes(answer.body))
         if not _is_large(said):
@@ -317,6 +326,40 @@ class _StandIn:
         return JSONResponse(said)
 
 
+def _staged_files(others: Callable[[str, list[str]], list[str]]) -> Callable[[str, list[str]], list[str]]:
+    """COPY's FILES of an internal stage, which fakesnow knows of addresses only."""
+    from fakesnow.transforms.stage import is_internal
+
+    def urls(source: str, files: list[str]) -> list[str]:
+        return [f"{source.rstrip('/')}/{file}" for file in files] if is_internal(source) else others(source, files)
+
+    return urls
+
+
+def _merged(statement: Any) -> list[Any]:
+    import sqlglot
+
+    is_merge = isinstance(statement, sqlglot.exp.Merge)
+    # What is run last is what the client gets: how many rows there were is not told.
+    return [statement, sqlglot.parse_one("SELECT 'merged' AS status", read="duckdb")] if is_merge else [statement]
+
+
+def _described(table: Any, duck_conn: Any, *_: object) -> list[tuple[str, str]]:
+    """A table's columns, which fakesnow finds of tables that are not temporary only."""
+    found = duck_conn.execute(f'DESCRIBE "{table.name}"').fetchall()
+    return [(row[0], row[1]) for row in found]
+
+
+def _remove(stage: str, path: str) -> None:
+    """Every file of a stage whose name begins so."""
+    from fakesnow.transforms.stage import internal_dir
+
+    root = Path(internal_dir(f"{DATABASE}.{SCHEMA}.{stage.upper()}"))
+    for file in [one for one in root.rglob("*") if one.is_file()]:
+        if str(file.relative_to(root)).startswith(path):
+            file.unlink()
+
+
 def _is_large(said: dict[str, Any]) -> bool:
     data = said.get("data") or {}
     return bool(data.get("rowsetBase64")) and (data.get("total") or 0) > _CHUNK_ROWS
@@ -331,8 +374,6 @@ def _stream(rows: pa.Table) -> bytes:
 
 
 async def _json(request: Request) -> Any:
-    import gzip
-
     body = await request.body()
     return json.loads(gzip.decompress(body) if request.headers.get("content-encoding") == "gzip" else body)
 
@@ -390,9 +431,15 @@ def _end_with_parent() -> None:
 def _serve(said: Path) -> None:
     """Serve until the parent is gone; the port is written once it is bound."""
     import fakesnow.arrow
+    import fakesnow.copy_into
+    import fakesnow.transforms
     import uvicorn
 
     fakesnow.arrow.timestamp_to_sf_struct = _timestamps  # type: ignore[assignment]
+    # DuckDB has a MERGE of its own by now; fakesnow's takes it apart, and can't inside a transaction.
+    fakesnow.transforms.merge = _merged
+    fakesnow.copy_into._describe_table = _described  # type: ignore[assignment]
+    fakesnow.copy_into._source_urls = _staged_files(fakesnow.copy_into._source_urls)
     stand_in = _StandIn(os.environ.pop("STAND_IN_USER"), os.environ.pop("STAND_IN_PASSWORD"))
     listening = socket.socket()
     # asyncio does it only where the socket names its protocol; without it each answer waits some 40 ms.

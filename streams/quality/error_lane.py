@@ -140,6 +140,7 @@ def settle(
     flow: str | None = None,
     note: str | None = None,
     payload: bytes | None = None,
+    only: Column | None = None,
 ) -> int:
     """Mark waiting rows of one lane as ``replayed`` or ``discarded``, in one commit; gives how many.
 
@@ -153,6 +154,7 @@ def settle(
         flow: only rows of this flow.
         note: why, kept with the row.
         payload: the mended bytes to replay in place of those that came.
+        only: a condition on the lane's columns.
     """
     if not DeltaTable.isDeltaTable(spark, path):
         return 0
@@ -161,6 +163,8 @@ def settle(
         chosen = chosen & F.col("error_id").isin(*ids)
     if flow is not None:
         chosen = chosen & (F.col("flow") == flow)
+    if only is not None:
+        chosen = chosen & only
     changes = {"status": F.lit(status), "status_at": F.current_timestamp(), "status_note": F.lit(note)}
     if payload is not None:
         changes["payload"] = F.lit(bytearray(payload))

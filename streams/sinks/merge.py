@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from delta.tables import DeltaTable
 from pyspark.sql import Window
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from streams.checkpoint import BatchIdentity
 
 _PLACE, _IS_SAME = "__place", "__is_same"
+GONE: Final = "_is_gone"  # a column of rows to merge, beside the table's own: true deletes the row of that key
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def merge(rows: DataFrame, path: str, ranking: Ranking, batch: BatchIdentity, fa
     """Insert the keys that are new, update those for which the row is newer, leave the others.
 
     Args:
-        rows: one row a key (see `winners`), with the table's columns.
+        rows: one row a key (see `winners`), with the table's columns, and `GONE` where rows are to be deleted too.
         path: the table.
         ranking: the rule above. Without a sequence, a row replaces any that differs from it.
         batch: whose rows they are; the commit carries it as Delta's ``txn`` action.
@@ -84,19 +85,46 @@ def merge(rows: DataFrame, path: str, ranking: Ranking, batch: BatchIdentity, fa
         else ~ranking.of("new.").eqNullSafe(ranking.of("old."))
     )
     same_key = [F.col(f"new.{name}") == F.col(f"old.{name}") for name in ranking.key]
+    merging = DeltaTable.forPath(spark, path).alias("old").merge(rows.alias("new"), _all(same_key))
+    is_new = None
+    if GONE in rows.columns:
+        merging, is_new = merging.whenMatchedDelete(f"new.{GONE}"), f"NOT new.{GONE}"
     _describe_next_commit(spark, batch, facts)
     try:
-        (
-            DeltaTable.forPath(spark, path)
-            .alias("old")
-            .merge(rows.alias("new"), _all(same_key))
-            .whenMatchedUpdateAll(newer)
-            .whenNotMatchedInsertAll()
-            .execute()
-        )
+        merging.whenMatchedUpdateAll(newer).whenNotMatchedInsertAll(is_new).execute()
     finally:
         _forget_next_commit(spark)
     return commit_of(spark, path, batch)
+
+
+def replace_rows(rows: DataFrame, path: str, ranking: Ranking, note: str) -> tuple[int, int, int]:
+    """Bring a whole table to these rows, in one commit with what differs; gives rows inserted, updated, deleted.
+
+    Args:
+        rows: one row a key, with the table's columns; every row that the table is to have.
+        path: the table.
+        ranking: key and business columns; a row that is the same in all of them is left as it is.
+        note: the commit's ``userMetadata``.
+    """
+    spark = rows.sparkSession
+    same_key = [F.col(f"new.{name}") == F.col(f"old.{name}") for name in ranking.key]
+    same_row = ranking.of("new.").eqNullSafe(ranking.of("old."))
+    spark.conf.set(_NOTE, note)
+    try:
+        merged = (
+            DeltaTable.forPath(spark, path)
+            .alias("old")
+            .merge(rows.alias("new"), _all(same_key))
+            .whenMatchedUpdateAll(~same_row)
+            .whenNotMatchedInsertAll()
+            .whenNotMatchedBySourceDelete()
+            .execute()
+        )
+    finally:
+        spark.conf.unset(_NOTE)
+    counts = merged.first()
+    assert counts is not None  # MERGE gives one row
+    return counts["num_inserted_rows"], counts["num_updated_rows"], counts["num_deleted_rows"]
 
 
 def count_same(rows: DataFrame, path: str, version: int, ranking: Ranking) -> int:
@@ -107,12 +135,13 @@ def count_same(rows: DataFrame, path: str, version: int, ranking: Ranking) -> in
     return rows.alias("new").join(table.alias("old"), _all(same), "left_semi").count()
 
 
+_NOTE: Final = "spark.databricks.delta.commitInfo.userMetadata"
 # MERGE takes its transaction and description from the session. Inside foreachBatch the session is the query's
 # own, so flows that run side by side do not see each other's.
 _COMMIT_KEYS = (
     "spark.databricks.delta.write.txnAppId",
     "spark.databricks.delta.write.txnVersion",
-    "spark.databricks.delta.commitInfo.userMetadata",
+    _NOTE,
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pyspark.sql import functions as F
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from streams.checkpoint import Checkpoint
     from streams.settings import FlowSettings
+
+
+_ALL_FILES: Final = 2**31 - 1
 
 
 def table_version(spark: SparkSession, path: str) -> int:
@@ -47,20 +50,26 @@ class DeltaAppends(_DeltaSource):
 
 @dataclass(frozen=True)
 class DeltaChanges(_DeltaSource):
-    """A table's change data feed, from its first version on."""
+    """A table's changes: its rows as they stand when the stream begins, as inserts, then its change data feed.
+
+    Args:
+        path: the table.
+        with_before: rows as they were before an update too (``update_preimage``).
+        at_once: the rows that stand there in the beginning are one batch, however many they are.
+    """
+
+    with_before: bool = False
+    at_once: bool = False
 
     def stream(self, spark: SparkSession, limits: FlowSettings, checkpoint: Checkpoint) -> DataFrame:
         """The table's columns as they were after each change (before it, for a delete), with Delta's
 
         ``_change_type``, ``_commit_version`` and ``_commit_timestamp``.
         """
-        reader = (
-            spark.readStream.format("delta")
-            .option("readChangeFeed", "true")
-            .option("startingVersion", "0")
-            .option("maxFilesPerTrigger", limits.max_files_per_batch or 1000)
-        )
-        return reader.load(self.path).where(F.col("_change_type") != "update_preimage")
+        files = _ALL_FILES if self.at_once else limits.max_files_per_batch or 1000
+        reader = spark.readStream.format("delta").option("readChangeFeed", "true").option("maxFilesPerTrigger", files)
+        changes = reader.load(self.path)
+        return changes if self.with_before else changes.where(F.col("_change_type") != "update_preimage")
 
 
 # For each lane: the version up to which its log was looked at, and the newest one in it that settled rows.
@@ -91,5 +100,6 @@ class LaneReplays(_DeltaSource):
     def stream(self, spark: SparkSession, limits: FlowSettings, checkpoint: Checkpoint) -> DataFrame:
         """The lane's columns."""
         changes = DeltaChanges(self.path).stream(spark, limits, checkpoint)
+        # Rows come into the lane as waiting, so one that is there as replayed was sent back before this stream began.
         replayed = (F.col("flow") == self.flow) & (F.col("status") == "replayed")
-        return changes.where(replayed & (F.col("_change_type") == "update_postimage"))
+        return changes.where(replayed & (F.col("_change_type") != "delete"))

@@ -147,6 +147,8 @@ def _explain(flow: str, error: Exception) -> StreamsError:
     code = next((code for code in _LOSSES if code in text), None)
     if code is not None:
         way_out = f"To read the table from its beginning: streams resume {flow} --accept-loss"
+        if flow.startswith(("silver.", "gold.")):
+            way_out = f"To make its table anew from what is there: streams reset {flow}"
         return FatalError(
             "UPSTREAM_VACUUMED", f"What {flow} has not read yet was removed upstream ({code}).", way_out=way_out
         )

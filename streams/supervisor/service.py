@@ -33,20 +33,21 @@ def new_run_id() -> str:
 
 @dataclass(frozen=True)
 class Service:
-    """One process's work on one lake."""
+    """One process's work on one lake; `rebuilding` names the flow whose table is made anew (see `reset`)."""
 
     spark: SparkSession
     settings: Settings
     run_id: str
     on_audit: Callable[[BatchAudit], None] = lambda _: None
     draining: threading.Event = field(default_factory=threading.Event)
+    rebuilding: str | None = None
     _made: set[str] = field(default_factory=set)
     _making: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def lake(self) -> Lake:
         """Where the tables are."""
-        return Lake(self.settings.lake.root, self.settings.checkpoints.root)
+        return Lake(self.settings.lake.root, self.settings.checkpoints.root, self.rebuilding)
 
     def checkpoint(self, flow: str) -> Checkpoint:
         """The flow's checkpoint."""

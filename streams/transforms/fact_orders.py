@@ -1,4 +1,4 @@
-"""gold.fact_orders: one row an order, from its events and the exchange rates."""
+"""gold.fact_orders: one row an order, from its events, the warehouse, the exchange rates and the dimensions."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ BASE_CURRENCY: Final = "EUR"  # the European Central Bank quotes how much of eac
 FACT_ORDERS: Final = StructType(
     [
         StructField("order_id", StringType()),
-        StructField("status", StringType()),  # the type of its newest event; deleted
+        StructField("status", StringType()),  # the type of its newest event, else the warehouse's; deleted
         StructField("customer_id", StringType()),
+        StructField("product_id", StringType()),
+        StructField("customer_key", StringType()),  # the version of its day in dim_customer
+        StructField("product_key", StringType()),  # and in dim_product
         StructField("order_date", DateType()),  # the UTC day on which it was created
         *(StructField(f"{step}_at", TimestampType()) for step in _STEPS),
         StructField("quantity", LongType()),
@@ -38,22 +41,76 @@ FACT_ORDERS: Final = StructType(
         StructField("rate_date", DateType()),  # the last on or before its day
         StructField("reporting_amount", _MONEY),
         StructField("reporting_currency", StringType()),
+        StructField("source", StringType()),  # who knows of it: events, warehouse, both
         StructField("is_converted", BooleanType()),  # false while a rate that it needs is missing
-        StructField("is_complete", BooleanType()),  # false while its `created` event is missing
+        StructField("is_customer_known", BooleanType()),  # false while dim_customer has no version of its day
+        StructField("is_product_known", BooleanType()),  # false while dim_product has none
+        StructField("is_complete", BooleanType()),  # false while it is not known when and for what it was made
         StructField("is_deleted", BooleanType()),
     ]
 )
+# What the newest `created` event says of an order, or else the warehouse.
+_MADE: Final = ("customer_id", "quantity", "amount", "currency", "created_at")
 
 
-def fact_orders(events: DataFrame, rates: DataFrame, reporting_currency: str) -> DataFrame:
-    """All events of some orders → one row each (see `FACT_ORDERS`).
+def merged_orders(events: DataFrame, warehouse: DataFrame) -> DataFrame:
+    """What is known of some orders → one row each: the columns of `FACT_ORDERS` that are their own.
+
+    Events come first, for they tell sooner and more; the warehouse fills in what no event says. An order that either
+    has deleted is deleted, and keeps its key and nothing else.
 
     Args:
         events: silver.order_events, every event of the orders that are wanted.
+        warehouse: silver.orders, the rows of these orders.
+    """
+    told = _told_by_events(events)
+    stored = warehouse.select(
+        "order_id",
+        "product_id",
+        F.struct(
+            "status",
+            F.col("is_deleted").alias("is_deleted"),
+            *(F.col("ordered_at" if name == "created_at" else name).alias(name) for name in _MADE),
+        ).alias("_stored"),
+    )
+    both = told.join(stored, "order_id", "full_outer")
+    is_deleted = F.coalesce(F.col("_told.is_deleted"), F.lit(False)) | F.coalesce(
+        F.col("_stored.is_deleted"), F.lit(False)
+    )
+    is_made = F.col("_told.made").isNotNull()
+    values = {
+        "status": F.coalesce("_told.status", "_stored.status"),
+        "product_id": F.col("product_id"),
+        **{name: F.when(is_made, F.col(f"_told.made.{name}")).otherwise(F.col(f"_stored.{name}")) for name in _MADE},
+        **{f"{step}_at": F.col(f"_told.{step}_at") for step in _STEPS[1:]},
+    }
+    values["order_date"] = F.to_date(values["created_at"])
+    source = F.when(F.col("_told").isNull(), "warehouse").when(F.col("_stored").isNull(), "events").otherwise("both")
+    return (
+        both.withColumns({"is_deleted": is_deleted, "source": source})
+        .withColumns({name: F.when(~F.col("is_deleted"), value) for name, value in values.items()})
+        .withColumns(
+            {
+                "status": F.when(F.col("is_deleted"), F.lit("deleted")).otherwise(F.col("status")),
+                "is_complete": F.col("created_at").isNotNull(),
+            }
+        )
+        .drop("_told", "_stored")
+    )
+
+
+def fact_orders(
+    orders: DataFrame, rates: DataFrame, customers: DataFrame, products: DataFrame, reporting_currency: str
+) -> DataFrame:
+    """Orders → rows of the table (see `FACT_ORDERS`).
+
+    Args:
+        orders: see `merged_orders`.
         rates: silver.fx_rates.
+        customers: gold.dim_customer, at least the versions of the orders' customers.
+        products: gold.dim_product, at least those of their products.
         reporting_currency: what amounts are converted to.
     """
-    orders = _orders(events)
     converted = _with_rate(orders, rates, F.col("currency"), "rate", "rate_date")
     if reporting_currency == BASE_CURRENCY:
         converted = converted.withColumn("_to_rate", F.lit(1).cast(_RATE))
@@ -62,11 +119,14 @@ def fact_orders(events: DataFrame, rates: DataFrame, reporting_currency: str) ->
     amount = convert(F.col("amount"), F.col("rate"), F.col("_to_rate"))
     # An amount in the reporting currency needs no rate at all.
     amount = F.when(F.col("currency") == reporting_currency, F.col("amount")).otherwise(amount)
-    rows = converted.withColumns(
+    known = _with_version(_with_version(converted, customers, "customer"), products, "product")
+    rows = known.withColumns(
         {
             "reporting_amount": amount.cast(_MONEY),
             "reporting_currency": F.when(F.col("is_complete"), F.lit(reporting_currency)),
             "is_converted": amount.isNotNull(),
+            "is_customer_known": F.col("customer_key").isNotNull(),
+            "is_product_known": F.col("product_key").isNotNull(),
         }
     )
     return rows.select(*(F.col(field.name).cast(field.dataType).alias(field.name) for field in FACT_ORDERS))
@@ -108,26 +168,17 @@ def touched_by_rates(changed: DataFrame, rates: DataFrame, facts: DataFrame, rep
     return orders.join(F.broadcast(spans), is_between & is_of, "left_semi").select("order_id")
 
 
-def _orders(events: DataFrame) -> DataFrame:
-    """The state of each order by the sequence of its events, whatever order they came in."""
+def _told_by_events(events: DataFrame) -> DataFrame:
+    """``order_id`` and ``_told``: each order by the sequence of its events, whatever order they came in."""
     newest = F.struct("sequence", "occurred_at", "event_id")
-    made = F.struct("customer_id", "quantity", "amount", "currency", "occurred_at")
+    made = F.struct(*(F.col("occurred_at" if name == "created_at" else name).alias(name) for name in _MADE))
     folded = events.groupBy("order_id").agg(
         F.max_by("event_type", newest).alias("status"),
         F.bool_or("is_deleted").alias("is_deleted"),
-        F.max_by(F.when(F.col("event_type") == "created", made), _only("created", newest)).alias("_made"),
-        *(F.max_by(F.col("occurred_at"), _only(step, newest)).alias(f"{step}_at") for step in _STEPS),
+        F.max_by(F.when(F.col("event_type") == "created", made), _only("created", newest)).alias("made"),
+        *(F.max_by(F.col("occurred_at"), _only(step, newest)).alias(f"{step}_at") for step in _STEPS[1:]),
     )
-    # A deleted order keeps its key and nothing else.
-    kept = {step: F.when(~F.col("is_deleted"), F.col(f"{step}_at")) for step in _STEPS}
-    orders = folded.withColumns({f"{step}_at": value for step, value in kept.items()})
-    part = {
-        name: F.when(~F.col("is_deleted"), F.col("_made")[name])
-        for name in ("customer_id", "quantity", "amount", "currency")
-    }
-    return orders.withColumns(
-        part | {"order_date": F.to_date("created_at"), "is_complete": F.col("created_at").isNotNull()}
-    ).drop("_made")
+    return folded.select("order_id", F.struct(*folded.columns[1:]).alias("_told"))
 
 
 def _only(step: str, ordering: Column) -> Column:
@@ -159,3 +210,20 @@ def _with_rate(orders: DataFrame, rates: DataFrame, currency: Column, rate: str,
             day: F.when(is_base & is_dated, F.col("order_date")).when(is_dated, F.col("_found.day")),
         }
     ).drop("_currency", "_day", "_is_order", "_quote", "_found")
+
+
+def _with_version(orders: DataFrame, dimension: DataFrame, name: str) -> DataFrame:
+    """Add the key of the last version that was valid at any moment of an order's day; null where there is none.
+
+    The versions of one thing are few, so they travel as an array: the join does not multiply the orders.
+    """
+    version = F.struct("valid_from", "valid_to", F.col(f"{name}_key").alias("key"))
+    versions = dimension.groupBy(f"{name}_id").agg(F.collect_list(version).alias("_versions"))
+    day = F.col("order_date").cast("timestamp")
+    next_day = F.date_add("order_date", 1).cast("timestamp")
+    of_day = F.filter(
+        F.col("_versions"),
+        lambda one: (one["valid_from"] < next_day) & (one["valid_to"].isNull() | (one["valid_to"] > day)),
+    )
+    found = orders.join(versions, f"{name}_id", "left")
+    return found.withColumn(f"{name}_key", F.array_max(of_day)["key"]).drop("_versions")

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 
     from streams.settings import Settings
 
+HASH_KEY = b"a key of the tests, which is longer than one block of SHA-256 has bytes"
 PROVENANCE = ("_source", "_partition", "_offset", "_source_time", "_ingested_at")
 
 
 def settings_for(folder: Path, **changes: Any) -> Settings:
-    """Settings of a lake in a folder of its own."""
-    file = folder / "settings.yaml"
+    """Settings of a lake in a folder of its own. Its sources are not there: bronze is filled by hand."""
+    file, secret = folder / "settings.yaml", folder / "hash.key"
+    secret.write_bytes(HASH_KEY)
     text = {
         "environment": "test",
         "lake": {"root": str(folder / "lake")},
@@ -39,6 +41,22 @@ def settings_for(folder: Path, **changes: Any) -> Settings:
         "dq_results_root": str(folder / "results"),
         "kafka": {"bootstrap_servers": "localhost:1", "topics": {"order_events": "order_events"}},
         "files": {"fx_rates": str(folder / "fx")},
+        "personal": {"hash_key": f"file:{secret}"},
+        "sources": {
+            "snowflake": {"account": "shop", "user": "loader", "password": f"file:{secret}", "database": "SHOP"},
+            "redshift": {
+                "host": "localhost",
+                "user": "loader",
+                "password": f"file:{secret}",
+                "database": "shop",
+                "mode": "direct",
+            },
+            "salesforce": {
+                "instance_url": "http://localhost",
+                "consumer_key": "key",
+                "consumer_secret": f"file:{secret}",
+            },
+        },
         "restart": {"first_pause_seconds": 0.1, "max_pause_seconds": 1.0},
         "logging": {"level": "error"},
     } | changes

@@ -1,4 +1,4 @@
-"""gold.fact_orders as a function of events and rates."""
+"""gold.fact_orders as a function of events, the warehouse's orders, rates and dimensions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from streams.transforms.fact_orders import convert, fact_orders
+from streams.transforms.fact_orders import convert, fact_orders, merged_orders
 
 if TYPE_CHECKING:
     from pyspark.sql import Row, SparkSession
@@ -20,6 +20,11 @@ EVENTS = (
     "quantity bigint, amount decimal(18,2), currency string, is_deleted boolean"
 )
 RATES = "rate_date date, base_currency string, quote_currency string, rate decimal(18,6), is_deleted boolean"
+ORDERS = (
+    "order_id string, customer_id string, product_id string, ordered_at timestamp, quantity bigint, "
+    "amount decimal(18,2), currency string, status string, is_deleted boolean"
+)
+VALIDITY = "valid_from timestamp, valid_to timestamp"
 
 amounts = st.decimals(min_value=0, max_value=Decimal("9999999999.99"), places=2, allow_nan=False)
 rates = st.decimals(min_value=Decimal("0.000001"), max_value=Decimal("99999.999999"), places=6, allow_nan=False)
@@ -57,12 +62,97 @@ def event(
     return (f"{order}-{sequence}", order, sequence, kind, at(day), *made, kind == "deleted")
 
 
+def stored(order: str = "CD-1", day: str = "2025-01-02", **changes: object) -> dict[str, object]:
+    """The warehouse's row of an order."""
+    row = {
+        "order_id": order,
+        "customer_id": "8",
+        "product_id": "P-1",
+        "ordered_at": at(day),
+        "quantity": 3,
+        "amount": Decimal("30.00"),
+        "currency": "EUR",
+        "status": "paid",
+        "is_deleted": False,
+    }
+    return row | changes
+
+
+def version(of: str, key: str, valid_from: str, valid_to: str | None = None) -> tuple[object, ...]:
+    moments = [None if one is None else dt.datetime.fromisoformat(f"{one}+00:00") for one in (valid_from, valid_to)]
+    return (of, key, *moments)
+
+
 def facts(
-    spark: SparkSession, events: list[tuple[object, ...]], quotes: list[tuple[str, str, str]], to: str = "EUR"
+    spark: SparkSession,
+    events: list[tuple[object, ...]],
+    quotes: list[tuple[str, str, str]] = (),  # type: ignore[assignment]
+    to: str = "EUR",
+    *,
+    warehouse: list[dict[str, object]] = (),  # type: ignore[assignment]
+    customers: list[tuple[object, ...]] = (),  # type: ignore[assignment]
+    products: list[tuple[object, ...]] = (),  # type: ignore[assignment]
 ) -> dict[str, Row]:
     rows = [(dt.date.fromisoformat(day), "EUR", currency, Decimal(rate), False) for day, currency, rate in quotes]
-    made = fact_orders(spark.createDataFrame(events, EVENTS), spark.createDataFrame(rows, RATES), to)
+    orders = merged_orders(spark.createDataFrame(events, EVENTS), spark.createDataFrame(list(warehouse), ORDERS))
+    dimensions = (
+        spark.createDataFrame(list(versions), f"{name}_id string, {name}_key string, {VALIDITY}")
+        for name, versions in (("customer", customers), ("product", products))
+    )
+    made = fact_orders(orders, spark.createDataFrame(rows, RATES), *dimensions, to)
     return {row["order_id"]: row for row in made.collect()}
+
+
+def test_events_come_first_and_the_warehouse_fills_in(spark: SparkSession) -> None:
+    events = [
+        event(1, "created", "2025-01-03", "10.00", order="CD-1"),
+        event(2, "cancelled", "2025-01-04", order="CD-1"),
+        event(2, "shipped", "2025-01-05", order="CD-2"),
+        event(1, "created", "2025-01-03", "10.00", order="CD-4"),
+    ]
+    found = facts(
+        spark, events, warehouse=[stored("CD-1"), stored("CD-2"), stored("CD-3"), stored("CD-5", is_deleted=True)]
+    )
+    assert {
+        key: (row["source"], row["status"], row["customer_id"], row["product_id"], row["amount"], row["order_date"].day)
+        for key, row in found.items()
+        if key != "CD-5"
+    } == {
+        "CD-1": ("both", "cancelled", "7", "P-1", Decimal("10.00"), 3),
+        "CD-2": ("both", "shipped", "8", "P-1", Decimal("30.00"), 2),
+        "CD-3": ("warehouse", "paid", "8", "P-1", Decimal("30.00"), 2),
+        "CD-4": ("events", "created", "7", None, Decimal("10.00"), 3),
+    }
+    assert found["CD-2"]["shipped_at"].day == 5
+    assert (found["CD-5"]["status"], found["CD-5"]["is_deleted"], found["CD-5"]["product_id"]) == (
+        "deleted",
+        True,
+        None,
+    )
+
+
+def test_the_version_that_was_valid_on_the_orders_day(spark: SparkSession) -> None:
+    customers = [
+        version("8", "first", "1900-01-01T00:00", "2025-01-03T10:00"),
+        version("8", "second", "2025-01-03T10:00", "2025-01-05T00:00"),
+        version("8", "after a delete", "2025-01-08T00:00"),
+        version("9", "of another", "1900-01-01T00:00"),
+    ]
+    products = [version("P-1", "only", "2025-01-05T23:59:59.999999")]
+    days = {f"CD-{day}": f"2025-01-0{day}" for day in range(2, 10)}
+    found = facts(spark, [], warehouse=[stored(*one) for one in days.items()], customers=customers, products=products)
+    assert {key: row["customer_key"] for key, row in found.items()} == {
+        "CD-2": "first",
+        "CD-3": "second",  # of those valid at any moment of the day, the last
+        "CD-4": "second",
+        "CD-5": None,  # it ended as the day began
+        "CD-6": None,
+        "CD-7": None,
+        "CD-8": "after a delete",
+        "CD-9": "after a delete",
+    }
+    assert [found[key]["is_product_known"] for key in days] == [False] * 3 + [True] * 5
+    assert [found[key]["is_customer_known"] for key in days] == [True] * 3 + [False] * 3 + [True] * 2
 
 
 def test_state_is_by_sequence_not_by_arrival(spark: SparkSession) -> None:

@@ -1,0 +1,17 @@
+"""silver.opportunities: what the CRM's companies may buy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyspark.sql import functions as F
+
+from streams.transforms.cleansing import code
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+def opportunities(rows: DataFrame) -> DataFrame:
+    """Rows with silver's names, their text trimmed → the same columns, cleansed."""
+    return rows.withColumn("currency", code(F.col("currency")))

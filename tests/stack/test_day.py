@@ -1,0 +1,139 @@
+"""A day: the eleven jobs from an empty lake, each alone and then all in one run, and two warehouses that equal gold."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pyspark.sql import functions as F
+
+from streams.jobs import JOB_MAP, run_day, run_job
+from streams.local.producer import send_messages, write_file
+from streams.local.purchases import expected_months
+from streams.local.read_back import published
+from streams.local.replay import ReplayPlan, plan_replay
+from streams.local.shop import Shop, make_shop
+from streams.local.shop_sources import STAGING, ShopSources
+from streams.quality.contract import load_contracts
+from streams.settings import PROJECT
+from streams.supervisor.service import Service
+from tests.spark.flow_bench import settings_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pyspark.sql import DataFrame, SparkSession
+
+    from streams.local.broker import Broker
+
+pytestmark = pytest.mark.usefixtures("lines_closed")
+ORDERS = 250
+
+
+@pytest.fixture(scope="module")
+def shop() -> Shop:
+    return make_shop(orders=ORDERS)
+
+
+@pytest.fixture(scope="module")
+def plan() -> ReplayPlan:
+    return plan_replay(seed=7, limit=ORDERS)
+
+
+@pytest.fixture(scope="module")
+def sources(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShopSources]:
+    with ShopSources(tmp_path_factory.mktemp("sources"), load_contracts(PROJECT / "contracts" / "bronze")) as running:
+        running.fill(shop)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def service(
+    spark: SparkSession, sources: ShopSources, broker: Broker, tmp_path_factory: pytest.TempPathFactory
+) -> Service:
+    folder = tmp_path_factory.mktemp("day")
+    broker.create_topic("day", partitions=2)
+    pull = {"lag_seconds": 0, "lookback_seconds": 0}
+    settings = settings_for(
+        folder,
+        kafka={"bootstrap_servers": broker.bootstrap_servers, "topics": {"order_events": "day"}},
+        files={"fx_rates": str(folder / "fx")},
+        sources={system: said | {"pull": pull} for system, said in sources.settings().items()},
+        targets=sources.targets(),
+    )
+    return Service(spark, settings, run_id="test")
+
+
+@pytest.mark.timeout(900)
+def test_each_job_passes_alone_and_the_day_brings_what_has_changed(
+    service: Service, shop: Shop, plan: ReplayPlan, sources: ShopSources, broker: Broker
+) -> None:
+    half = len(plan.messages) // 2
+    send(service, broker, plan.messages[:half], plan.files[::2])
+    for name in JOB_MAP:
+        assert run_job(name, service).has_passed, name
+    assert_published(service)
+
+    send(service, broker, plan.messages[half:], plan.files[1::2])
+    sources.change(shop, dt.datetime.now(dt.UTC).replace(microsecond=0) - dt.timedelta(seconds=2))
+    ended = run_day(service)
+    assert [(one.job, one.outcome, one.why) for one in ended] == [(name, "done", None) for name in JOB_MAP]
+    assert_published(service)
+    assert_gold_is_right(service, shop, plan)
+    assert sources.s3.keys(STAGING) == [], "what was staged is gone"
+    with sources.snowflake.connect() as connection:
+        assert connection.cursor().execute("LIST @LAKEHOUSE_STREAMS").fetchall() == []
+
+
+def send(service: Service, broker: Broker, messages: Any, files: Any) -> None:
+    from pathlib import Path
+
+    send_messages(messages, broker.bootstrap_servers, "day")
+    for file in files:
+        write_file(file, Path(service.settings.files.fx_rates))
+
+
+def assert_published(service: Service) -> None:
+    found = list(published(service))
+    assert len(found) == 6
+    for one in found:
+        assert one.agrees, one
+        assert one.gold > 0
+
+
+def assert_gold_is_right(service: Service, shop: Shop, plan: ReplayPlan) -> None:
+    facts = read(service, "gold.fact_orders")
+    live = facts.where(~F.col("is_deleted"))
+    must = expected_months(plan.orders)
+    found = live.agg(F.count(F.lit(1)), F.sum("amount"), F.sum("reporting_amount")).first()
+    assert tuple(found or ()) == (
+        len(plan.orders),
+        sum(month.usd for month in must),
+        sum(month.eur or 0 for month in must),
+    )
+    assert live.where("is_customer_known AND is_product_known").count() == len(plan.orders)
+    for name, table in (("customer", "snowflake_customers"), ("product", "snowflake_products")):
+        expected = shop.expected[table]
+        current = read(service, f"gold.dim_{name}").where("is_current")
+        assert current.count() == expected.keys - expected.deleted, name
+    changed = {row["product_id"] for row in shop.changes["snowflake_products"].to_pylist() if row["unit_price"]}
+    versions = read(service, "gold.dim_product").groupBy("product_id").count().where("count > 1").collect()
+    assert {row["product_id"] for row in versions} <= changed
+    assert len(versions) > 0
+
+
+def read(service: Service, table: str) -> DataFrame:
+    return service.spark.read.format("delta").load(service.lake.table(table))
+
+
+def test_a_gate_that_fails_stops_what_depends_on_it(service: Service, tmp_path: Path) -> None:
+    silver = service.lake.table("silver.products")
+    service.spark.sql(f"UPDATE delta.`{silver}` SET unit_price = -1 WHERE product_id = 'P-1001'")
+    ended = {one.job: one for one in run_day(service)}
+    assert {name: one.outcome for name, one in ended.items()} == {
+        name: "done" if "to_bronze" in name or name == "bronze_to_silver" else "skipped" for name in JOB_MAP
+    } | {"dq_silver_gate": "failed"}
+    assert "silver.products" in str(ended["dq_silver_gate"].why)
+    assert "dq_silver_gate" in str(ended["silver_to_gold"].why)
