@@ -19,7 +19,7 @@ from streams.quality.gates import GateResult, run_gate
 from streams.supervisor.run import FlowRun, drain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
     from streams.flows.flow import Flow
@@ -223,18 +223,27 @@ def _run_in_day(job: Job, missing: list[DayJob], service: Service) -> DayJob:
 
 
 def _judge(layer: str, service: Service) -> GateResult:
-    tables = {name: service.lake.table(name) for name in all_flows(service.settings)}
-    judged = {name.partition(".")[2]: path for name, path in tables.items() if name.startswith(f"{layer}.")}
-    # Gold's checks compare it with silver; a name stands for the layer's own table first.
-    others = {name.partition(".")[2]: path for name, path in tables.items() if name.startswith("silver.")}
+    judged = {
+        name: path for name, path in _tables(all_flows(service.settings), service) if name.startswith(f"{layer}.")
+    }
+    # A check may compare with any table of silver and gold; those of sources that are not configured are empty.
+    names = (*_SILVER, *(table.flow for table in GOLD_TABLES))
     return run_gate(
         service.spark,
         layer,
-        judged,
+        {_short(name): path for name, path in judged.items()},
         checks_root=Path(service.settings.contracts_root) / "soda",
         results_root=service.settings.dq_results_root,
         run_id=service.run_id,
         clock=lambda: datetime.now(UTC),
-        references={name: path for name, path in others.items() if name not in judged},
+        references={_short(name): path for name, path in _tables(names, service) if name not in judged},
         results_table=service.lake.gate_results,
     )
+
+
+def _tables(names: Iterable[str], service: Service) -> Iterator[tuple[str, str]]:
+    return ((name, service.lake.table(name)) for name in names)
+
+
+def _short(name: str) -> str:
+    return name.partition(".")[2]

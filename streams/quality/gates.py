@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from pyspark.sql import SparkSession
 
+_GROWTH: Final = 2
+_ANY: Final = 2**62
 RESULTS: Final = StructType(
     [
         StructField("run_id", StringType(), nullable=False),
@@ -144,7 +146,9 @@ def _open_view(session: SparkSession, name: str, path: str) -> bool:
 
 
 def _scan_table(session: SparkSession, layer: str, table: str, checks: list[str], previous_rows: int) -> ScanResult:
-    variables = {"previous_row_count": str(previous_rows)}
+    # Before the first gate that passed there is nothing to compare with.
+    most = _GROWTH * previous_rows or _ANY
+    variables = {"previous_row_count": str(previous_rows), "most_rows": str(most)}
     return scan(session, f"{layer}.{table}", table, checks, variables, raise_errors=False)
 
 

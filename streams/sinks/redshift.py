@@ -21,10 +21,10 @@ from pyspark.sql.types import (
 )
 from redshift_connector.error import Error
 
-from batch_adapters.errors import AdapterError
+
 from batch_adapters.redshift_errors import redshift_errors
 from batch_adapters.redshift_staging import Staging
-from streams.errors import ConfigurationError, UnavailableError
+from streams.errors import ConfigurationError
 from streams.sinks.warehouse import LEDGER, Limit, LoadRefusedError, warehouse_errors
 
 if TYPE_CHECKING:
