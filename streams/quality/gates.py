@@ -91,8 +91,9 @@ def run_gate(
     # A session of its own: the views must replace nobody else's.
     session = spark.newSession()
     there = {name: _open_view(session, name, path) for name, path in {**(references or {}), **tables}.items()}
+    previous_rows = _previous_rows(spark, history, layer)
     scans = tuple(
-        _scan_table(session, layer, table, checks[table], _previous_rows(spark, history, layer, table))
+        _scan_table(session, layer, table, checks[table], previous_rows.get(f"{layer}.{table}", 0))
         if there[table]
         else _missing(layer, table)
         for table in tables
@@ -157,29 +158,30 @@ def _missing(layer: str, table: str) -> ScanResult:
     return ScanResult(f"{layer}.{table}", (absent,), 0, 0.0)
 
 
-def _previous_rows(spark: SparkSession, history: str, layer: str, table: str) -> int:
-    """The table's rows at its last gate whose row counts passed; 0 before there was one.
+def _previous_rows(spark: SparkSession, history: str, layer: str) -> dict[str, int]:
+    """``layer.table`` → its rows at its last gate whose row counts passed; a table without one is left out.
 
     A gate that failed sets no new measure, or rows that are gone would be found missing only once.
     """
     from delta.tables import DeltaTable
 
     if not DeltaTable.isDeltaTable(spark, history):
-        return 0
-    counts = (
+        return {}
+    last = (
         spark.read.format("delta")
         .load(history)
-        .where((F.col("layer") == layer) & (F.col("table") == f"{layer}.{table}"))
-        .where(F.col("definition").startswith("row_count "))
-        .groupBy("run_id")
+        .where((F.col("layer") == layer) & F.col("definition").startswith("row_count "))
+        .groupBy("table", "run_id")
         .agg(
             F.max("value").alias("count"),
             F.max("checked_at").alias("at"),
             F.bool_and(F.col("outcome") == "pass").alias("passed"),
         )
+        .where("passed")
+        .groupBy("table")
+        .agg(F.max_by("count", "at").alias("count"))
     )
-    last = counts.where("passed").orderBy(F.desc("at")).first()
-    return int(last["count"]) if last else 0
+    return {row["table"]: int(row["count"]) for row in last.collect()}
 
 
 def _append(spark: SparkSession, history: str, result: GateResult) -> None:

@@ -21,7 +21,6 @@ from pyspark.sql.types import (
 )
 from redshift_connector.error import Error
 
-
 from batch_adapters.redshift_errors import redshift_errors
 from batch_adapters.redshift_staging import Staging
 from streams.errors import ConfigurationError

@@ -7,6 +7,7 @@ after a kill changes nothing, and a new checkpoint loses nothing. Times are stor
 from __future__ import annotations
 
 import tempfile
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +34,7 @@ GONE: Final = "_is_gone"
 LEDGER: Final = "lakehouse_loads"
 _STAGED: Final = "lakehouse_staged"
 _ROWS_A_FILE: Final = 1_000_000
+_preparing = threading.Lock()
 _LEDGER_COLUMNS: Final = StructType(
     [
         StructField("flow", StringType()),
@@ -155,24 +157,30 @@ def prepare(warehouse: Warehouse, target: Target) -> None:
 
     Raises:
         ConfigurationError: ``TARGET_NAME_INVALID``.
-        FatalError: ``TARGET_NARROWER``: a column there cannot hold what gold declares.
     """
     for name in (target.name, *target.columns.names):
         if not (name.isascii() and name.replace("_", "a").isalnum() and name == name.lower() and not name[0].isdigit()):
             raise ConfigurationError("TARGET_NAME_INVALID", f"{name!r} is no name for a table or column.")
-    warehouse.prepare_staging()
-    with warehouse.session() as session:
+    # One after the other: the flows of a warehouse share its ledger and its stage, and begin together.
+    with _preparing:
+        warehouse.prepare_staging()
+        with warehouse.session() as session:
+            _fit(warehouse, session, target)
+
+
+def _fit(warehouse: Warehouse, session: Session, target: Target) -> None:
+    if not warehouse.limits(session, LEDGER):
         _create(warehouse, session, Target(LEDGER, _LEDGER_COLUMNS, ()))
-        there = warehouse.limits(session, target.name)
-        if not there:
-            _create(warehouse, session, target)
-            return
-        for field in target.columns:
-            if field.name not in there:
-                session.execute(
-                    f"ALTER TABLE {warehouse.quoted(target.name)} "
-                    f"ADD COLUMN {warehouse.quoted(field.name)} {warehouse.type_of(field.dataType)}"
-                )
+    there = warehouse.limits(session, target.name)
+    if not there:
+        _create(warehouse, session, target)
+        return
+    for field in target.columns:
+        if field.name not in there:
+            session.execute(
+                f"ALTER TABLE {warehouse.quoted(target.name)} "
+                f"ADD COLUMN {warehouse.quoted(field.name)} {warehouse.type_of(field.dataType)}"
+            )
 
 
 def _create(warehouse: Warehouse, session: Session, target: Target) -> None:

@@ -70,10 +70,16 @@ def dim_customer(versions: DataFrame, accounts: DataFrame, contacts: DataFrame, 
         versions.join(_account_of(accounts), "customer_id", "left")
         .join(_visits_of(behavior), "customer_id", "left")
         .withColumns({name: F.coalesce(F.col(name), F.lit(0)) for name in ("sessions", "sessions_30d")})
+        .withColumn("_is_there", F.max("is_current").over(Window.partitionBy("customer_id")))
     )
     people = joined.select("customer_id", "email_hash", "account_id").distinct().where(F.col("account_id").isNotNull())
     rows = joined.join(_contact_of(people, contacts), "customer_id", "left")
-    return rows.select(*(F.col(one.name).cast(one.dataType).alias(one.name) for one in DIM_CUSTOMER))
+    # Of a deleted customer the history stays, and nothing that says who it was.
+    now = DIM_CUSTOMER.names[DIM_CUSTOMER.names.index("email_hash") :]
+    kept = {name: F.when(F.col("_is_there"), F.col(name)) for name in now}
+    return rows.select(
+        *(kept.get(one.name, F.col(one.name)).cast(one.dataType).alias(one.name) for one in DIM_CUSTOMER)
+    )
 
 
 def _account_of(accounts: DataFrame) -> DataFrame:

@@ -108,7 +108,7 @@ class _Maker:
                     "city": chance.choice(CITIES),
                     "country": chance.choice([None, "DE", "de "]),
                     "segment": chance.choice(["new", "loyal"]),
-                    "marketing_consent": chance.choice([None, True, False]),
+                    "marketing_consent": chance.random() < 0.5,
                 },
             )
 
@@ -250,7 +250,7 @@ class _Maker:
                     "CurrencyIsoCode": "USD",
                     "Probability": chance.choice([None, Decimal("12.50")]),
                     "CloseDate": self.moment().date(),
-                    "IsClosed": chance.random() < 0.5,
+                    "IsClosed": True,
                     "IsWon": chance.random() < 0.5,
                 },
             )

@@ -13,7 +13,6 @@ from streams.supervisor.reset import reset
 from tests.spark.flow_bench import Bench, order_event, rate, tombstone
 
 if TYPE_CHECKING:
-    from pathlib import Path
 
     from pyspark.sql import SparkSession
 
