@@ -80,7 +80,7 @@ class Comparison:
     @property
     def agrees(self) -> bool:
         """Every month to the cent, every row of the sources and warehouses, every broken row in the lane, once."""
-        parts = (*self.lane, *self.tables, *self.pulled, *self.published)
+        parts: tuple[Counted | Pulled | Published, ...] = (*self.lane, *self.tables, *self.pulled, *self.published)
         return all(must == found for must, found in self.months) and all(part.agrees for part in parts)
 
 

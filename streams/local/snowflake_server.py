@@ -437,9 +437,9 @@ def _serve(said: Path) -> None:
 
     fakesnow.arrow.timestamp_to_sf_struct = _timestamps  # type: ignore[assignment]
     # DuckDB has a MERGE of its own by now; fakesnow's takes it apart, and can't inside a transaction.
-    fakesnow.transforms.merge = _merged
+    fakesnow.transforms.merge = _merged  # type: ignore[assignment]
     fakesnow.copy_into._describe_table = _described  # type: ignore[assignment]
-    fakesnow.copy_into._source_urls = _staged_files(fakesnow.copy_into._source_urls)
+    fakesnow.copy_into._source_urls = _staged_files(fakesnow.copy_into._source_urls)  # type: ignore[assignment]
     stand_in = _StandIn(os.environ.pop("STAND_IN_USER"), os.environ.pop("STAND_IN_PASSWORD"))
     listening = socket.socket()
     # asyncio does it only where the socket names its protocol; without it each answer waits some 40 ms.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final
 
+import pyarrow.parquet
 from pyspark.sql.types import (
     BooleanType,
     DataType,
@@ -23,16 +26,16 @@ from redshift_connector.error import Error
 
 from batch_adapters.redshift_errors import redshift_errors
 from batch_adapters.redshift_staging import Staging
-from streams.errors import ConfigurationError
+from streams.errors import ConfigurationError, FatalError
 from streams.sinks.warehouse import LEDGER, Limit, LoadRefusedError, warehouse_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from redshift_connector.core import Connection
 
     from batch_adapters.redshift import RedshiftLogin
+    from streams.errors import StreamsError
     from streams.sinks.warehouse import Session
 
 _TYPES: Final[dict[type[DataType], str]] = {
@@ -44,11 +47,12 @@ _TYPES: Final[dict[type[DataType], str]] = {
     DateType: "DATE",
     TimestampType: "TIMESTAMP",
 }
-# What COPY says of a value that does not fit, which has no SQL state of its own.
-_DOES_NOT_FIT: Final = re.compile(r"length of the data|overflow|out of range|incompatible Parquet|load_error", re.I)
+# Of errors that have no SQL state of their own: a value that does not fit, and what may pass by itself.
+_DOES_NOT_FIT: Final = re.compile(r"length of the data|overflow|out of range|NULL value into|load_error", re.I)
+_PASSES: Final = re.compile(r"SlowDown|InternalError|ServiceUnavailable|RequestTimeout|\b50[023]\b|\b1023\b", re.I)
 _LIMITS: Final = (
-    "SELECT column_name, character_maximum_length, numeric_precision, numeric_scale, is_nullable "
-    "FROM information_schema.columns WHERE table_schema = ? AND table_name = ?"
+    "SELECT column_name, character_maximum_length, numeric_precision, numeric_precision_radix, numeric_scale, "
+    "is_nullable FROM information_schema.columns WHERE table_schema = ? AND table_name = ?"
 )
 
 
@@ -59,7 +63,19 @@ class _Upload:
     login: RedshiftLogin
 
     def __call__(self, file: Path, name: str) -> None:
-        _staging(self.login).put(file, name)
+        place, _, short = name.rpartition("/")
+        with tempfile.NamedTemporaryFile(suffix=".parquet") as copy:
+            _with_old_times(file, copy)
+            _staging(self.login, place).put(Path(copy.name), short)
+
+
+def _with_old_times(file: Path, copy: IO[bytes]) -> None:
+    """Times as INT96: Redshift takes one that is counted in INT64 without a zone for a number, and refuses it."""
+    source = pyarrow.parquet.ParquetFile(file)
+    with pyarrow.parquet.ParquetWriter(copy, source.schema_arrow, use_deprecated_int96_timestamps=True) as writer:
+        for batch in source.iter_batches():
+            writer.write_batch(batch)
+    copy.flush()
 
 
 @dataclass(frozen=True)
@@ -83,22 +99,31 @@ class _Session:
             try:
                 cursor.execute(statement, tuple(values))
             except Error as error:
-                _raise_refusal(error)
-                raise
+                raise _own_error(error, statement) or error from None
             yield cursor
 
 
-def _raise_refusal(error: Error) -> None:
+def _own_error(error: Error, statement: str) -> StreamsError | None:
+    """What an error means when it is a load that met it; None where it means to a load what it means to a pull."""
     said: Any = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
     state, message = str(said.get("C", "")), str(said.get("M", ""))
+    if state == "42501":
+        return ConfigurationError(
+            "REDSHIFT_GRANT_MISSING",
+            "The user may not write to the schema or a table in it.",
+            way_out="Grant it USAGE and CREATE on the schema, and let it own the tables.",
+        )
     if state.startswith(("22", "23")) or (state == "XX000" and _DOES_NOT_FIT.search(message)):
-        raise LoadRefusedError("LOAD_REFUSED", f"Redshift refuses a value (state {state}).") from None
-    if state == "XX000" and not re.search(r"SlowDown|InternalError|ServiceUnavailable|\b50[023]\b|1023", message):
-        raise ConfigurationError(
+        return LoadRefusedError("LOAD_REFUSED", f"Redshift refuses a value (state {state}).")
+    if state != "XX000" or _PASSES.search(message):
+        return None
+    if statement.startswith("COPY"):
+        return ConfigurationError(
             "REDSHIFT_COPY_REFUSED",
             "Redshift could not copy the staged files.",
             way_out="Check the IAM role, what it may read under the staging prefix, and the bucket's region.",
-        ) from None
+        )
+    return FatalError("REDSHIFT_FAILED", f"A {statement.partition(' ')[0]} of a load failed (state {state}).")
 
 
 @dataclass(frozen=True)
@@ -129,53 +154,69 @@ class RedshiftWarehouse:
     def type_of(self, kind: DataType) -> str:
         if isinstance(kind, DecimalType):
             return f"NUMERIC({kind.precision},{kind.scale})"
+        if type(kind) not in _TYPES:
+            raise ConfigurationError("TARGET_TYPE_INVALID", f"Redshift has no column for {kind.simpleString()}.")
         return _TYPES[type(kind)]
 
     def prepare_staging(self) -> None:
         with self.session() as session:
-            known = session.query(
-                "SELECT 1 FROM information_schema.schemata WHERE schema_name = ?", (self.login.schema,)
-            )
-            if not known:
+            # Asked first, for making one needs a grant even where it is there; information_schema has own ones only.
+            if not session.query("SELECT 1 FROM pg_namespace WHERE nspname = ?", (self.login.schema,)):
                 session.execute(f"CREATE SCHEMA IF NOT EXISTS {self.quoted(self.login.schema)}")
 
     def upload(self) -> _Upload:
         return _Upload(self.login)
 
     def copy(self, session: Session, table: str, columns: Sequence[str], place: str, files: Sequence[str]) -> None:
-        staging = _staging(self.login)
+        staging = _staging(self.login, place)
+        names = [file.rpartition("/")[2] for file in files]
         with warehouse_errors():
+            # Redshift asks of a manifest how long a Parquet file is; one that is gone stops the load.
             entries = [
                 {
-                    "url": f"s3://{staging.bucket}/{staging.prefix}/{file}",
+                    "url": f"s3://{staging.bucket}/{staging.prefix}/{name}",
                     "mandatory": True,
-                    "meta": {"content_length": staging.size(file)},
+                    "meta": {"content_length": staging.size(name)},
                 }
-                for file in files
+                for name in names
             ]
-            manifest = staging.write(f"{place}/manifest", json.dumps({"entries": entries}).encode())
-        role = f"'{self.login.iam_role}'" if self.login.iam_role else "default"
+            manifest = staging.write("manifest", json.dumps({"entries": entries}).encode())
+        role = _literal(self.login.iam_role) if self.login.iam_role else "default"
         listed = ", ".join(self.quoted(name) for name in columns)
         session.execute(
-            f"COPY {self.quoted(table)} ({listed}) FROM '{manifest}' IAM_ROLE {role} FORMAT AS PARQUET MANIFEST"
+            f"COPY {self.quoted(table)} ({listed}) FROM {_literal(manifest)} IAM_ROLE {role} FORMAT AS PARQUET MANIFEST"
         )
 
     def sweep(self, place: str) -> None:
         with warehouse_errors():
-            _staging(self.login).clean(f"{place}/")
+            _staging(self.login, place).clean(None)
 
     def lock_ledger(self, session: Session) -> None:
         session.execute(f"LOCK {self.quoted(LEDGER)}")
 
     def limits(self, session: Session, table: str) -> dict[str, Limit]:
-        rows = session.query(_LIMITS, (self.login.schema, table))
-        return {
-            name.lower(): Limit(length, precision, scale, nullable == "YES")
-            for name, length, precision, scale, nullable in rows
-        }
+        return {name: _limit(*said) for name, *said in session.query(_LIMITS, (self.login.schema, table))}
 
 
-def _staging(login: RedshiftLogin) -> Staging:
+def _limit(length: int | None, precision: int | None, radix: int | None, scale: int | None, nullable: str) -> Limit:
+    # Whole numbers are counted in bits; so are floating ones, which have no scale and no limit that matters.
+    is_binary = radix == 2
+    return Limit(
+        length,
+        None if is_binary else precision,
+        None if is_binary else scale,
+        nullable == "YES",
+        bits=precision if is_binary and scale is not None else None,
+        is_in_bytes=True,
+    )
+
+
+def _staging(login: RedshiftLogin, place: str) -> Staging:
+    """A place under the login's prefix."""
     assert login.staging is not None  # a target's settings require it
     bucket, _, prefix = login.staging.removeprefix("s3://").rstrip("/").partition("/")
-    return Staging(bucket, prefix, login)
+    return Staging(bucket, f"{prefix}/{place}" if prefix else place, login)
+
+
+def _literal(text: str) -> str:
+    return "'{}'".format(text.replace("'", "''"))

@@ -4,28 +4,42 @@ The ledger's row (flow, checkpoint, batch) is written in the transaction of the 
 after a kill changes nothing, and a new checkpoint loses nothing. Times are stored in UTC, without a zone.
 """
 
+# ruff: noqa: S608 - names are checked and quoted, values bound
+
 from __future__ import annotations
 
+import re
 import tempfile
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pyarrow as pa
 from pyspark.sql import functions as F
-from pyspark.sql.types import LongType, StringType, StructField, StructType, TimestampNTZType, TimestampType
+from pyspark.sql.types import (
+    BooleanType,
+    DecimalType,
+    IntegralType,
+    LongType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampNTZType,
+    TimestampType,
+)
 
 from batch_adapters.errors import AdapterError, ConfigurationAdapterError, RetriableAdapterError
-from streams.errors import ConfigurationError, FatalError, UnavailableError
+from streams.errors import ConfigurationError, FatalError, RetriableError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
     from pyspark.sql.types import DataType
 
     from streams.checkpoint import BatchIdentity
@@ -33,7 +47,9 @@ if TYPE_CHECKING:
 GONE: Final = "_is_gone"
 LEDGER: Final = "lakehouse_loads"
 _STAGED: Final = "lakehouse_staged"
-_ROWS_A_FILE: Final = 1_000_000
+_BYTES_A_FILE: Final = 128 << 20  # in memory; text of any length must not fill it
+_MOST_DIGITS: Final = 38  # of a decimal, here and there
+_NAME: Final = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
 _preparing = threading.Lock()
 _LEDGER_COLUMNS: Final = StructType(
     [
@@ -45,6 +61,9 @@ _LEDGER_COLUMNS: Final = StructType(
         StructField("loaded_at", TimestampType()),
     ]
 )
+
+
+_GONE: Final = StructField(GONE, BooleanType())
 
 
 @dataclass(frozen=True)
@@ -77,12 +96,22 @@ class LoadRefusedError(FatalError):
 
 @dataclass(frozen=True)
 class Limit:
-    """What a column of a warehouse can hold; None where it has no such limit."""
+    """What a column of a warehouse can hold; None where it has no such limit.
+
+    Args:
+        length: of text: characters, or bytes of UTF-8 where ``is_in_bytes``.
+        precision, scale: digits of a number, in all and behind the point.
+        is_nullable: whether it takes null.
+        bits: of a binary whole number, which has no digits.
+        is_in_bytes: see ``length``.
+    """
 
     length: int | None
     precision: int | None
     scale: int | None
     is_nullable: bool
+    bits: int | None = None
+    is_in_bytes: bool = False
 
 
 class Session(Protocol):
@@ -100,7 +129,10 @@ class Session(Protocol):
 class Warehouse(Protocol):
     """What differs from one warehouse to the other. Errors are those of `streams.errors`."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As flows and errors call it."""
+        ...
 
     def session(self) -> AbstractContextManager[Session]:
         """Log in, for as long as the context lasts; a transaction that is still open at its end is rolled back."""
@@ -147,7 +179,9 @@ def warehouse_errors() -> Iterator[None]:
     except ConfigurationAdapterError as error:
         raise ConfigurationError(error.code, error.message, way_out=error.way_out) from error
     except RetriableAdapterError as error:
-        raise UnavailableError(error.code, error.message, way_out=error.way_out) from error
+        # A statement that takes too long may do so for ever, which is not the warehouse being away.
+        kind = RetriableError if error.code.endswith("_TIMEOUT") else UnavailableError
+        raise kind(error.code, error.message, way_out=error.way_out) from error
     except AdapterError as error:
         raise FatalError(error.code, error.message, way_out=error.way_out) from error
 
@@ -157,9 +191,10 @@ def prepare(warehouse: Warehouse, target: Target) -> None:
 
     Raises:
         ConfigurationError: ``TARGET_NAME_INVALID``.
+        FatalError: ``TARGET_NARROWER``: a column there has fewer digits behind the point than gold declares.
     """
     for name in (target.name, *target.columns.names):
-        if not (name.isascii() and name.replace("_", "a").isalnum() and name == name.lower() and not name[0].isdigit()):
+        if name in (LEDGER, _STAGED, GONE) or not _NAME.fullmatch(name):
             raise ConfigurationError("TARGET_NAME_INVALID", f"{name!r} is no name for a table or column.")
     # One after the other: the flows of a warehouse share its ledger and its stage, and begin together.
     with _preparing:
@@ -176,18 +211,35 @@ def _fit(warehouse: Warehouse, session: Session, target: Target) -> None:
         _create(warehouse, session, target)
         return
     for field in target.columns:
-        if field.name not in there:
+        limit = there.get(field.name)
+        if limit is not None:
+            _check_scale(target, field, limit)
+        else:
             session.execute(
                 f"ALTER TABLE {warehouse.quoted(target.name)} "
                 f"ADD COLUMN {warehouse.quoted(field.name)} {warehouse.type_of(field.dataType)}"
             )
 
 
+def _check_scale(target: Target, field: StructField, limit: Limit) -> None:
+    """What is too large is refused when it is loaded; digits behind the point would be rounded away in silence."""
+    if isinstance(field.dataType, DecimalType) and limit.scale is not None and limit.scale < field.dataType.scale:
+        raise FatalError(
+            "TARGET_NARROWER",
+            f"{target.name}.{field.name} has {limit.scale} digits behind the point there, {field.dataType.scale} here.",
+            way_out="Widen the column there, or drop the table: the flow makes it again after a reset.",
+            table=target.name,
+            column=field.name,
+        )
+
+
 def _create(warehouse: Warehouse, session: Session, target: Target) -> None:
-    columns = ", ".join(
-        f"{warehouse.quoted(field.name)} {warehouse.type_of(field.dataType)}" for field in target.columns
-    )
+    columns = _declared(warehouse, target.columns)
     session.execute(f"CREATE TABLE IF NOT EXISTS {warehouse.quoted(target.name)} ({columns})")
+
+
+def _declared(warehouse: Warehouse, columns: Iterable[StructField]) -> str:
+    return ", ".join(f"{warehouse.quoted(field.name)} {warehouse.type_of(field.dataType)}" for field in columns)
 
 
 def stage(warehouse: Warehouse, rows: DataFrame, place: str) -> tuple[list[str], int]:
@@ -220,12 +272,14 @@ def stage(warehouse: Warehouse, rows: DataFrame, place: str) -> tuple[list[str],
 
 def _files(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
     kept: list[pa.RecordBatch] = []
+    size = 0
     for batch in batches:
         if batch.num_rows:
             kept.append(batch)
-        if sum(one.num_rows for one in kept) >= _ROWS_A_FILE:
+            size += batch.nbytes
+        if size >= _BYTES_A_FILE:
             yield pa.Table.from_batches(kept)
-            kept = []
+            kept, size = [], 0
     if kept:
         yield pa.Table.from_batches(kept)
 
@@ -253,7 +307,8 @@ def load(
 
     Args:
         warehouse: where to.
-        target: the table, prepared. The files have its columns and `GONE`, true for keys that are to be deleted.
+        target: the table, prepared. The files have its columns in their order, and then `GONE`, true for keys
+            that are to be deleted.
         batch: whose rows they are. A batch that the ledger has is not loaded again.
         place: where the files are.
         files: their names.
@@ -270,10 +325,9 @@ def load(
     same_batch = f"{quoted('flow')} = ? AND {quoted('checkpoint_id')} = ? AND {quoted('batch_id')} = ?"
     identity = (batch.flow, batch.checkpoint_id, batch.batch_id)
     with warehouse.session() as session:
-        # Of the table's own types, so that what does not fit is refused while it is loaded. Before the
-        # transaction, which making a table would end in Snowflake.
-        session.execute(f"CREATE TEMPORARY TABLE {staged} AS SELECT {', '.join(columns)} FROM {table} WHERE 1 = 0")
-        session.execute(f"ALTER TABLE {staged} ADD COLUMN {quoted(GONE)} BOOLEAN")
+        # Of the types that the files have, which a COPY of Parquet insists on; what the table does not hold is
+        # refused by the merge. Before the transaction, which making a table would end in Snowflake.
+        session.execute(f"CREATE TEMPORARY TABLE {staged} ({_declared(warehouse, [*target.columns, _GONE])})")
         session.execute("BEGIN")
         warehouse.lock_ledger(session)
         known = session.query(
@@ -303,7 +357,9 @@ def load(
 
 
 def _merge(table: str, staged: str, columns: Sequence[str], key: Sequence[str], same_key: str) -> str:
-    changes = ", ".join(f"{name} = {staged}.{name}" for name in columns if name not in key)
+    # Redshift wants both clauses, so that a table of nothing but its key sets that.
+    changed = [name for name in columns if name not in key] or columns
+    changes = ", ".join(f"{name} = {staged}.{name}" for name in changed)
     return (
         f"MERGE INTO {table} USING {staged} ON {same_key} WHEN MATCHED THEN UPDATE SET {changes} "
         f"WHEN NOT MATCHED THEN INSERT ({', '.join(columns)}) VALUES ({', '.join(f'{staged}.{c}' for c in columns)})"
@@ -315,25 +371,36 @@ def misfit(rows: DataFrame, key: Sequence[str], limits: dict[str, Limit]) -> str
 
     For a load that was refused: warehouses tell it in many ways, or not at all.
     """
-    conditions = {}
-    for field in rows.schema:
-        limit, value = limits.get(field.name), F.col(field.name)
-        if limit is None:
-            continue
-        if not limit.is_nullable:
-            conditions[f"{field.name} is null, which the table does not take"] = value.isNull()
-        if limit.length is not None and isinstance(field.dataType, StringType):
-            conditions[f"{field.name} is longer than {limit.length}"] = F.octet_length(value) > limit.length
-        if limit.precision is not None and field.dataType.typeName().startswith("decimal"):
-            whole = limit.precision - (limit.scale or 0)
-            conditions[f"{field.name} has more than {whole} digits before the point"] = F.abs(value) >= F.lit(10).cast(
-                "decimal(38,0)"
-            ) ** F.lit(whole)
-    if not conditions:
+    said_when = [one for field in rows.schema if field.name in limits for one in _unfit(field, limits[field.name])]
+    if not said_when:
         return None
-    found = F.coalesce(*(F.when(condition, F.lit(said)) for said, condition in conditions.items()))
+    # A row that is deleted is not written, so that it may hold anything.
+    rows = rows.where(~F.col(GONE)) if GONE in rows.columns else rows
+    found = F.coalesce(*(F.when(condition, F.lit(said)) for said, condition in said_when))
     row = rows.select(found.alias("found"), F.concat_ws("|", *key).alias("key")).where("found IS NOT NULL").first()
     return None if row is None else f"{row['found']} (first in the row {row['key']!r})"
+
+
+def _unfit(field: StructField, limit: Limit) -> Iterator[tuple[str, Column]]:
+    """What can be wrong with a column's values, and when it is."""
+    value, kind = F.col(field.name), field.dataType
+    if not limit.is_nullable:
+        yield f"{field.name} is null, which the table does not take", value.isNull()
+    if isinstance(kind, StringType) and limit.length is not None:
+        length = F.octet_length(value) if limit.is_in_bytes else F.char_length(value)
+        yield f"{field.name} is longer than {limit.length}", length > limit.length
+    if not isinstance(kind, DecimalType | IntegralType):
+        return
+    if limit.bits is not None:
+        most = 2 ** (limit.bits - 1)
+        yield f"{field.name} is no whole number of {limit.bits} bits", ~value.between(-most, most - 1)
+    elif limit.precision is not None:
+        whole = limit.precision - (limit.scale or 0)
+        if whole < _MOST_DIGITS:
+            yield (
+                f"{field.name} has more than {whole} digits before the point",
+                F.abs(value) >= Decimal("1" + "0" * whole),
+            )
 
 
 def refused(warehouse: Warehouse, target: Target, rows: DataFrame, error: Exception) -> FatalError | None:

@@ -1,20 +1,16 @@
-"""Silver and gold as functions of what arrived: whatever its order, its batches and its repetitions."""
+"""What becomes of batches on their way to gold: restated, counted, refused. See `test_history` for whole histories."""
 
 from __future__ import annotations
 
 import datetime as dt
-import random
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from streams.errors import FatalError
 from streams.micro_batch import BatchHeldError
-from streams.transforms.order_events import LAST_SEQUENCE
-from tests.spark.flow_bench import Bench, at, order_event, rate, tombstone
+from tests.spark.flow_bench import Bench, at, order_event, rate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,127 +18,6 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 ALL = ("silver.order_events", "silver.fx_rates", "gold.fact_orders")
-KINDS = ("created", "paid", "shipped", "delivered", "cancelled", "refunded")
-
-events = st.builds(
-    lambda order, step, version, amount, currency, minutes: order_event(
-        order, step + 1, KINDS[step], minutes=minutes, amount=amount, version=version, currency=currency
-    ),
-    st.integers(1, 4),
-    st.integers(0, 5),
-    st.integers(0, 1),
-    st.sampled_from(["10.00", "0.01", "99.99"]),
-    st.sampled_from(["USD", "GBP"]),
-    st.sampled_from([0, 0, 1440, 2880]),
-)
-tombstones = st.builds(tombstone, st.integers(4, 5), st.sampled_from([0, 60]))
-rates = st.builds(
-    lambda day, value, revision, currency: rate(day, value, revision=revision, currency=currency),
-    st.integers(4, 9),
-    st.sampled_from(["1.05", "1.25", "2"]),
-    st.integers(0, 2),
-    st.sampled_from(["USD", "GBP"]),
-)
-arrivals = st.lists(st.one_of(events, events, tombstones, rates), min_size=4, max_size=24)
-
-
-@settings(
-    max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
-@given(arrived=arrivals, seed=st.integers(0, 2**16))
-def test_order_split_and_repetition_do_not_matter(
-    spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, arrived: list[dict[str, Any]], seed: int
-) -> None:
-    chance = random.Random(seed)
-    sorted_once = run_in_batches(spark, tmp_path_factory.mktemp("sorted"), [arrived])
-    repeated = arrived + chance.sample(arrived, len(arrived) // 2)
-    chance.shuffle(repeated)
-    size = -(-len(repeated) // 2)
-    parts = [repeated[start : start + size] for start in range(0, len(repeated), size)]
-    shuffled = run_in_batches(spark, tmp_path_factory.mktemp("shuffled"), parts)
-    for table in ALL:
-        assert shuffled.rows(table) == sorted_once.rows(table), table
-    assert model(arrived) == {
-        row["order_id"]: (row["status"], row["amount"], row["reporting_amount"])
-        for row in shuffled.rows("gold.fact_orders")
-    }
-    for bench in (sorted_once, shuffled):
-        assert_every_row_is_accounted_for(bench)
-
-
-def run_in_batches(spark: SparkSession, folder: Path, batches: list[list[dict[str, Any]]]) -> Bench:
-    bench = Bench.at(spark, folder)
-    for batch in batches:
-        for table, contract, column in (
-            ("bronze.order_events", "kafka_events", None),
-            ("bronze.fx_rates", "fx_rates", "rate"),
-        ):
-            bench.put(table, contract, [row for row in batch if ("rate" in row) == (column is not None)])
-        bench.run(*ALL)
-    return bench
-
-
-def assert_every_row_is_accounted_for(bench: Bench) -> None:
-    for row in bench.all_rows(bench.service.lake.audit):
-        assert row["rows_read"] == row["rows_written"] + row["rows_duplicate"] + row["rows_stale"] + row["rows_error"]
-
-
-def model(arrived: list[dict[str, Any]]) -> dict[str, tuple[str, Decimal | None, Decimal | None]]:
-    """What gold must hold, in plain Python, from the words of the promises."""
-    kept: dict[str, dict[str, Any]] = {}
-    quotes: dict[tuple[str, dt.date], dict[str, Any]] = {}
-    for row in arrived:
-        if "rate" in row:
-            known = quotes.setdefault((row["quote_currency"], row["rate_date"]), row)
-            if (row["published_at"], row["rate"]) > (known["published_at"], known["rate"]):
-                quotes[row["quote_currency"], row["rate_date"]] = row
-            continue
-        event = row
-        if row.get("_is_tombstone"):
-            event = {
-                "event_id": f"tombstone:{row['_key']}",
-                "order_id": row["_key"],
-                "sequence": LAST_SEQUENCE,
-                "event_type": "deleted",
-                "occurred_at": row["_source_time"],
-            }
-        known = kept.setdefault(event["event_id"], event)
-        if newness(event) > newness(known):
-            kept[event["event_id"]] = event
-    orders: dict[str, list[dict[str, Any]]] = {}
-    for event in kept.values():
-        orders.setdefault(event["order_id"], []).append(event)
-    return {order: state(of, quotes) for order, of in orders.items()}
-
-
-def newness(event: dict[str, Any]) -> tuple[Any, ...]:
-    """Sequence first, then the other columns in the table's order; what is missing is smallest."""
-    others = (
-        event.get(name) for name in ("order_id", "event_type", "customer_id", "quantity", "amount", "currency", "note")
-    )
-    return (
-        event["sequence"],
-        event["occurred_at"],
-        *((value is not None, value if value is not None else 0) for value in others),
-    )
-
-
-def state(
-    events: list[dict[str, Any]], quotes: dict[tuple[str, dt.date], dict[str, Any]]
-) -> tuple[str, Decimal | None, Decimal | None]:
-    newest = max(events, key=lambda event: (event["sequence"], event["occurred_at"], event["event_id"]))
-    if newest["event_type"] == "deleted":
-        return "deleted", None, None
-    created = [event for event in events if event["event_type"] == "created"]
-    if not created:
-        return newest["event_type"], None, None
-    order = max(created, key=lambda event: (event["sequence"], event["occurred_at"], event["event_id"]))
-    days = [day for currency, day in quotes if currency == order["currency"] and day <= order["occurred_at"].date()]
-    if not days:
-        return newest["event_type"], order["amount"], None
-    quote = quotes[order["currency"], max(days)]["rate"]
-    cents = (200 * order["amount"] + quote) // (2 * quote)
-    return newest["event_type"], order["amount"], Decimal(int(cents)) / 100
 
 
 def test_a_late_and_a_corrected_rate_restate_what_they_touch(spark: SparkSession, tmp_path: Path) -> None:

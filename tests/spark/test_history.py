@@ -54,7 +54,7 @@ SOURCES = (
 )
 SEED = int(os.environ.get("HISTORY_SEED", "1"))
 # How often a flow runs before the last batch has come. Every run of all flows is a minute of processor time.
-LAGGING = 0.15
+LAGGING = 0.08
 
 
 def arrive(bench: Bench, batch: Bronze, flows: Sequence[str]) -> None:

@@ -13,7 +13,6 @@ from streams.supervisor.reset import reset
 from tests.spark.flow_bench import Bench, order_event, rate, tombstone
 
 if TYPE_CHECKING:
-
     from pyspark.sql import SparkSession
 
 ALL = ("silver.order_events", "silver.fx_rates", "gold.fact_orders")

@@ -55,5 +55,5 @@ def test_a_run_with_nothing_new_costs_none(spark: SparkSession, tmp_path: Path) 
     bench.run("silver.fx_rates")
     before = jobs_so_far(spark)
     bench.run("silver.fx_rates")
-    # One, not of the flow: Delta reads its table's newest commit anew when the stream starts.
-    assert jobs_so_far(spark) - before <= 1
+    # Not of the flow: Delta reads its tables' newest commits anew when the streams start.
+    assert jobs_so_far(spark) - before <= 2

@@ -51,9 +51,10 @@ def test_lists_for_people_and_for_programs() -> None:
     names = [job["job"] for job in jobs]
     # In the order of the daily run.
     assert names.index("kafka_csv_to_bronze") < names.index("bronze_to_silver") < names.index("silver_to_gold")
-    assert names[-1] == "dq_gold_gate"
+    assert names[-3:] == ["dq_gold_gate", "publish_gold_to_redshift", "publish_gold_to_snowflake"]
+    assert len(names) == 11
     flows = {flow["flow"]: flow for flow in json.loads(streams("flows", "--json").stdout)}
-    assert flows["gold.fact_orders"]["reads"] == ["silver.order_events", "silver.fx_rates"]
+    assert flows["gold.fact_orders"]["reads"][0] == "silver.order_events"
     drawn = streams("flows", "--draw").stdout
     assert drawn.index("topic order_events") < drawn.index("bronze.order_events") < drawn.index("gold.fact_orders")
 
@@ -116,6 +117,27 @@ def test_a_gate_that_fails_names_the_check_and_ends_with_1(lake: Path) -> None:
     assert "gold.fact_orders: the table is there" in ended.stdout
     (results,) = (lake.parent / "results" / "gold").glob("*.json")
     assert json.loads(results.read_text())["passed"] is False
+
+
+def test_a_day_skips_what_depends_on_a_gate_that_failed(lake: Path) -> None:
+    ended = streams("run", "--job", "daily", "--config", str(lake), "--json")
+    assert ended.returncode == 1, ended.stderr
+    outcomes = {row["job"]: row["outcome"] for row in json.loads(ended.stdout)}
+    # No file of rates has come, so their table is empty, which the gate does not take.
+    assert outcomes == {
+        "snowflake_to_bronze": "not configured",
+        "crm_to_bronze": "not configured",
+        "redshift_to_bronze": "not configured",
+        "fx_json_to_bronze": "done",
+        "kafka_csv_to_bronze": "done",
+        "bronze_to_silver": "done",
+        "dq_silver_gate": "failed",
+        "silver_to_gold": "skipped",
+        "dq_gold_gate": "skipped",
+        "publish_gold_to_redshift": "skipped",
+        "publish_gold_to_snowflake": "skipped",
+    }
+    assert "silver.fx_rates: row_count > 0" in ended.stderr
 
 
 def test_up_drains_on_sigterm_and_goes_on_after_a_kill(lake: Path) -> None:
