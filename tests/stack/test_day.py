@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pyspark.sql import functions as F
 
+from streams.flows.bronze import PULLED_TABLES
 from streams.jobs import JOB_MAP, run_day, run_job
 from streams.local.producer import send_messages, write_file
 from streams.local.purchases import expected_months
@@ -66,7 +67,8 @@ def service(
 
 
 CHANGED = (
-    *("snowflake_to_bronze", "kafka_csv_to_bronze", "bronze_to_silver", "silver_to_gold"),
+    *("snowflake_to_bronze", "crm_to_bronze", "redshift_to_bronze", "kafka_csv_to_bronze"),
+    *("bronze_to_silver", "silver_to_gold"),
     *("publish_gold_to_redshift", "publish_gold_to_snowflake"),
 )
 
@@ -85,6 +87,7 @@ def test_the_day_from_an_empty_lake_and_then_what_has_changed(
     sources.change(shop, dt.datetime.now(dt.UTC).replace(microsecond=0) - dt.timedelta(seconds=2))
     for name in CHANGED:  # each alone, this time
         assert run_job(name, service).has_passed, name
+    assert_bronze_is_what_the_sources_hold(service, shop, sources)
     assert_published(service)
     assert_gold_is_right(service, shop, plan)
     assert sources.s3.keys(STAGING) == [], "what was staged is gone"
@@ -106,6 +109,28 @@ def assert_published(service: Service) -> None:
     for one in found:
         assert one.agrees, one
         assert one.gold > 0
+
+
+def assert_bronze_is_what_the_sources_hold(service: Service, shop: Shop, sources: ShopSources) -> None:
+    lane = service.spark.read.format("delta").load(service.lake.lane("bronze")).groupBy("flow").count().collect()
+    in_lane = {row["flow"]: row["count"] for row in lane}
+    for table in PULLED_TABLES:
+        must, names = shop.expected[table.contract], shop.tables[table.contract].column_names
+        rows = [tuple(map(plain, row)) for row in read(service, table.flow).select(*names).collect()]
+        assert (len(rows), in_lane.get(table.flow, 0)) == (must.sound, must.broken), table.flow
+        # What has come is what was there, value by value, and nothing twice.
+        there = {
+            tuple(plain(row[name]) for name in names)
+            for held in (shop.tables[table.contract], sources.changed(shop, table.contract))
+            for row in held.to_pylist()
+        }
+        assert len(set(rows)) == len(rows), table.flow
+        assert set(rows) <= there, table.flow
+
+
+def plain(value: Any) -> Any:
+    """A time as UTC's, without its zone, as Spark collects it."""
+    return value.astimezone(dt.UTC).replace(tzinfo=None) if getattr(value, "tzinfo", None) else value
 
 
 def assert_gold_is_right(service: Service, shop: Shop, plan: ReplayPlan) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import signal
 import subprocess
@@ -15,7 +14,6 @@ import yaml
 from batch_adapters.snowflake import SnowflakeLogin, snowflake
 from streams.errors import ConfigurationError
 from streams.flows.bronze import PULLED_TABLES
-from streams.jobs import run_job
 from streams.local.shop import Shop, make_shop
 from streams.local.shop_sources import STAGING, ShopSources
 from streams.quality.contract import load_contracts
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("lines_closed")
-JOBS = ("snowflake_to_bronze", "crm_to_bronze", "redshift_to_bronze")
-SECOND = dt.timedelta(seconds=1)
 
 
 @pytest.fixture(scope="module")
@@ -64,39 +60,6 @@ def said_by(sources: ShopSources) -> dict[str, dict[str, Any]]:
 def settings_at(folder: Path, sources: ShopSources, system: str = "", **changes: Any) -> Settings:
     said = said_by(sources)
     return settings_for(folder, sources=said | ({system: said[system] | changes} if system else {}))
-
-
-def test_the_jobs_bring_what_the_sources_hold(
-    spark: SparkSession, shop: Shop, sources: ShopSources, tmp_path: Path
-) -> None:
-    service = Service(spark, settings_at(tmp_path, sources), run_id="test")
-    for turn in ("filled", "changed"):
-        for job in JOBS:
-            run_job(job, service)
-        if turn == "filled":
-            sources.change(shop, dt.datetime.now(dt.UTC).replace(microsecond=0) - 2 * SECOND)
-    lane = spark.read.format("delta").load(service.lake.lane("bronze")).groupBy("flow").count().collect()
-    in_lane = {row["flow"]: row["count"] for row in lane}
-    for table in PULLED_TABLES:
-        must = shop.expected[table.contract]
-        bronze = spark.read.format("delta").load(service.lake.table(table.flow))
-        names = shop.tables[table.contract].column_names
-        rows = [tuple(map(plain, row)) for row in bronze.select(*names).collect()]
-        assert (len(rows), in_lane.get(table.flow, 0)) == (must.sound, must.broken), table.flow
-        # What has come is what was there, value by value, and nothing twice.
-        there = {
-            tuple(plain(row[name]) for name in names)
-            for held in (shop.tables[table.contract], sources.changed(shop, table.contract))
-            for row in held.to_pylist()
-        }
-        assert len(set(rows)) == len(rows), table.flow
-        assert set(rows) <= there, table.flow
-    assert sources.s3.keys(STAGING) == []
-
-
-def plain(value: Any) -> Any:
-    """A time as UTC's, without its zone, as Spark collects it."""
-    return value.astimezone(dt.UTC).replace(tzinfo=None) if getattr(value, "tzinfo", None) else value
 
 
 def test_a_pull_killed_at_every_boundary(spark: SparkSession, shop: Shop, sources: ShopSources, tmp_path: Path) -> None:
