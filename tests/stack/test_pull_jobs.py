@@ -146,7 +146,7 @@ def test_an_unknown_source_and_one_that_is_not_configured(tmp_path: Path) -> Non
         check_source(settings_for(tmp_path), "oracle")
     assert unknown.value.code == "SOURCE_UNKNOWN"
     with pytest.raises(ConfigurationError) as absent:
-        check_source(settings_for(tmp_path), "snowflake")
+        check_source(settings_for(tmp_path, sources={}), "snowflake")
     assert absent.value.code == "SOURCE_NOT_CONFIGURED"
 
 
