@@ -144,6 +144,13 @@ class RestartSettings(_Model):
     window_seconds: Seconds = 600.0
 
 
+class SchedulingSettings(_Model):
+    """How many flows are at work at once, and how long one with much to do keeps the others waiting."""
+
+    flows_at_once: PositiveInt = 4
+    turn_seconds: Seconds = 20.0
+
+
 class LoggingSettings(_Model):
     """`auto` is for people on a terminal and JSON elsewhere."""
 
@@ -169,6 +176,7 @@ class Settings(_Model):
     flow_defaults: FlowSettings = FlowSettings()
     flows: dict[str, FlowSettings] = {}
     restart: RestartSettings = RestartSettings()
+    scheduling: SchedulingSettings = SchedulingSettings()
     drain_seconds: Seconds = 30.0
     logging: LoggingSettings = LoggingSettings()
 

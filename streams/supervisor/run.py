@@ -15,6 +15,8 @@ from streams.micro_batch import MicroBatch, process
 from streams.telemetry.logs import bound
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyspark.sql import DataFrame
 
     from streams.flows.flow import Flow
@@ -24,27 +26,33 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-class _DrainedError(Exception):
-    """Raised between two batches to end a query that was asked to drain."""
+class _EndedError(Exception):
+    """Raised between two batches to end a query before it is through."""
 
 
 @dataclass
 class FlowRun:
-    """What one run did."""
+    """What one run did; `is_through` is false when it was asked to end before."""
 
     flow: str
     audits: list[BatchAudit] = field(default_factory=list)
+    is_through: bool = True
 
     def total(self, count: str) -> int:
         """The sum of one of `RowCounts`' fields."""
         return sum(getattr(audit.counts, count) for audit in self.audits)
 
 
-def drain(flow: Flow, service: Service) -> FlowRun:
+def drain(flow: Flow, service: Service, is_over: Callable[[], bool] = lambda: False) -> FlowRun:
     """Run a flow until its sources, as they stood at the start, are through.
 
     The same call serves the daily job, which makes it once, and the supervisor, which makes it again whenever
     a source has something new: a query that is not running costs nothing.
+
+    Args:
+        flow: which.
+        service: where.
+        is_over: asked between two batches whether to end before everything is through.
 
     Raises:
         FatalError: going on would lose data, or a check stops the flow.
@@ -52,7 +60,7 @@ def drain(flow: Flow, service: Service) -> FlowRun:
     """
     with bound(run=service.run_id, flow=flow.name):
         try:
-            return _Query(flow, service).run()
+            return _Query(flow, service, is_over).run()
         except StreamsError:
             raise
         except Exception as error:
@@ -60,8 +68,8 @@ def drain(flow: Flow, service: Service) -> FlowRun:
 
 
 class _Query:
-    def __init__(self, flow: Flow, service: Service) -> None:
-        self.flow, self.service = flow, service
+    def __init__(self, flow: Flow, service: Service, is_over: Callable[[], bool]) -> None:
+        self.flow, self.service, self.is_over = flow, service, is_over
         self.done = FlowRun(flow.name)
         self.error: BaseException | None = None
         self.interrupted: int | None = None
@@ -86,7 +94,7 @@ class _Query:
             query.awaitTermination()
         except StreamingQueryException:
             # What was raised in `_on_batch` comes back as text; the error itself is kept there.
-            if isinstance(self.error, _DrainedError):
+            if isinstance(self.error, _EndedError):
                 return self.done
             raise self.error or query.exception() or RetriableError("QUERY_FAILED", "The query failed.") from None
         finally:
@@ -95,15 +103,17 @@ class _Query:
 
     def _on_batch(self, rows: DataFrame, batch_id: int) -> None:
         try:
-            self._go_on_unless_draining()
+            self._go_on_unless_over()
             self._process(rows, batch_id)
         except BaseException as error:
             self.error = error
             raise
 
-    def _go_on_unless_draining(self) -> None:
-        if self.service.draining.is_set():
-            raise _DrainedError
+    def _go_on_unless_over(self) -> None:
+        # A run does one batch at least: two flows that make room for each other both get on.
+        if self.service.draining.is_set() or (self.done.audits and self.is_over()):
+            self.done.is_through = False
+            raise _EndedError
 
     def _process(self, rows: DataFrame, batch_id: int) -> None:
         checkpoint_id = str(rows.sparkSession.sparkContext.getLocalProperty("sql.streaming.queryId"))

@@ -15,6 +15,7 @@ import structlog
 from streams.errors import ConfigurationError, FatalError, StreamsError, UnavailableError
 from streams.micro_batch import BatchHeldError
 from streams.supervisor.run import drain
+from streams.supervisor.turns import Turns
 from streams.telemetry.logs import bound
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class State(StrEnum):
 
     STARTING = "starting"
     WAITING = "waiting"  # its sources have nothing new
+    QUEUED = "queued"  # its sources have something; other flows are at work
     RUNNING = "running"
     BACKING_OFF = "backing off"  # failed, and will be tried again
     HELD = "held"  # a check holds its batch, which is tried again
@@ -53,12 +55,14 @@ class Supervisor:
     """Runs each flow in a thread of its own, in one Spark session.
 
     A flow is run when the position of one of its sources has changed. Nothing polls through Spark, and a flow
-    whose upstream has just written is woken at once.
+    whose upstream has just written is woken at once. So many flows are at work at once as `settings.scheduling`
+    allows: more would only make each other slow, and what a flow finds when its turn comes is one batch, not many.
     """
 
     def __init__(self, flows: Iterable[Flow], service: Service) -> None:
         self._service = service
         self._tended = {flow.name: _Tended(flow) for flow in flows}
+        self._turns = Turns(service.settings.scheduling.flows_at_once)
         self._wake = threading.Condition()
         self._threads: list[threading.Thread] = []
 
@@ -114,11 +118,19 @@ class Supervisor:
             service.prepare(tended.flow)
         position = tended.flow.position(service.spark)
         if position != tended.seen:
-            self._become(tended, State.RUNNING)
-            drain(tended.flow, service)
-            tended.seen, tended.failures, tended.error = position, 0, None
-            self._become(tended, State.WAITING)
+            self._become(tended, State.QUEUED)
+            with self._turns.turn(service.settings.scheduling.turn_seconds) as is_over:
+                if service.draining.is_set():
+                    return
+                self._become(tended, State.RUNNING)
+                # Asked again: what has come since is done in this turn.
+                position = tended.flow.position(service.spark)
+                run = drain(tended.flow, service, is_over)
+            tended.seen, tended.failures, tended.error = position if run.is_through else None, 0, None
+            self._become(tended, State.WAITING if run.is_through else State.QUEUED)
             self._notify()
+            if not run.is_through:
+                return
         elif tended.state is not State.WAITING:
             self._become(tended, State.WAITING)
         self._pause(service.settings.flow(tended.flow.name).poll_seconds, until_woken=True)
