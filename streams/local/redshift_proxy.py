@@ -325,11 +325,17 @@ class Line:
             self._begin()
             answering = threading.Thread(target=self._answers, daemon=True)
             answering.start()
-            with suppress(OSError):
+            try:
                 while True:
                     kind = self._exactly(1)
                     body = self._exactly(struct.unpack("!i", self._exactly(4))[0] - 4)
                     self.far.sendall(self._message(kind, self._rewritten(kind, body)))
+            except EOFError:
+                # The client has gone. Closing alone tells the database nothing while the other thread reads.
+                self.far.shutdown(socket.SHUT_RDWR)
+                raise
+            except OSError:
+                pass
             # The database has closed the line, perhaps after a last word; closing ours on what the client still
             # sends would take that word away from it.
             answering.join()

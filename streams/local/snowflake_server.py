@@ -8,6 +8,7 @@ The folder holds ``port`` and ``server.log``.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import http.client
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlencode
@@ -30,7 +31,7 @@ import pyarrow as pa
 from streams.errors import FatalError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
     from snowflake.connector import SnowflakeConnection
     from starlette.applications import Starlette
@@ -41,6 +42,9 @@ DATABASE: Final = "SHOP"
 SCHEMA: Final = "PUBLIC"
 _START_SECONDS: Final = 30.0
 _CHUNK_ROWS: Final = 10_000
+_IDLE_SECONDS: Final = 0.5  # of a transaction that another waits for
+_BEGIN: Final = re.compile(r"\s*(BEGIN|START\s+TRANSACTION)\b", re.I)
+_END: Final = re.compile(r"\s*(COMMIT|ROLLBACK)\b", re.I)
 _REMOVE: Final = re.compile(r"\s*(?:REMOVE|RM)\s+@(\w+)/(\S*)\s*", re.I)
 _INCORRECT_LOGIN: Final = ("390100", "Incorrect username or password was specified.", "08001")
 _DECLARED: Final = (
@@ -227,6 +231,7 @@ class _StandIn:
         self.user, self.password = user, password
         self.refusals: dict[str, list[tuple[str, str, str]]] = {"query": [], "login": [], "chunk": []}
         self.chunks: dict[str, bytes] = {}
+        self.transactions = _Transactions()
 
     def application(self) -> Starlette:
         from fakesnow.server import routes
@@ -297,7 +302,8 @@ class _StandIn:
             _remove(removed[1], removed[2])
             asked["sqlText"] = "SELECT 'removed' AS result"
             request._body = gzip.compress(json.dumps(asked).encode())
-        answer = await query_request(request)
+        async with self.transactions.statement(request, asked.get("sqlText", "")):
+            answer = await query_request(request)
         said = json.loads(bytes(answer.body))
         if not _is_large(said):
             return answer
@@ -324,6 +330,50 @@ class _StandIn:
         first = base64.b64encode(_stream(slices[0])).decode()
         said["data"] |= {"rowsetBase64": first, "chunks": listed, "chunkHeaders": {}}
         return JSONResponse(said)
+
+
+class _Transactions:
+    """One at a time, as on one table; DuckDB would let the second one in, and refuse it what it writes.
+
+    A transaction that another waits for and whose client says nothing more is rolled back: Snowflake gives it five
+    minutes.
+    """
+
+    def __init__(self) -> None:
+        self._holder: str | None = None
+        self._at_work = False
+        self._last_said = 0.0
+
+    @asynccontextmanager
+    async def statement(self, request: Request, text: str) -> AsyncIterator[None]:
+        token = request.headers.get("Authorization", "")[17:-1]
+        if _BEGIN.match(text):
+            await self._wait(token)
+        self._at_work = self._at_work or token == self._holder
+        try:
+            yield
+        finally:
+            if token == self._holder:
+                self._at_work, self._last_said = False, time.monotonic()
+                if _END.match(text):
+                    self._holder = None
+
+    async def _wait(self, token: str) -> None:
+        from fakesnow.server import sessions
+        from starlette.concurrency import run_in_threadpool
+
+        while self._holder not in (None, token):
+            holder = sessions.get(str(self._holder))
+            if holder is None:
+                break
+            if not self._at_work and time.monotonic() - self._last_said > _IDLE_SECONDS:
+                was = self._holder
+                await run_in_threadpool(holder.rollback)
+                if self._holder == was:
+                    self._holder = None
+            else:
+                await asyncio.sleep(0.02)
+        self._holder, self._last_said = token, time.monotonic()
 
 
 def _staged_files(others: Callable[[str, list[str]], list[str]]) -> Callable[[str, list[str]], list[str]]:
