@@ -140,8 +140,9 @@ class Staging:
         Raises:
             RetriableAdapterError, ConfigurationAdapterError: as for `read`.
         """
-        with s3_errors(self.bucket):
-            self._client.upload_file(str(file), self.bucket, f"{self.prefix}/{name}")
+        # `upload_file` hides what S3 said in an error of its own.
+        with s3_errors(self.bucket), file.open("rb") as content:
+            self._client.put_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}", Body=content)
 
     def write(self, name: str, content: bytes) -> str:
         """Write a small file under the stream's place; gives its address."""

@@ -42,7 +42,7 @@ DATABASE: Final = "SHOP"
 SCHEMA: Final = "PUBLIC"
 _START_SECONDS: Final = 30.0
 _CHUNK_ROWS: Final = 10_000
-_IDLE_SECONDS: Final = 0.5  # of a transaction that another waits for
+_IDLE_SECONDS: Final = 1.0  # of a transaction that another waits for
 _BEGIN: Final = re.compile(r"\s*(BEGIN|START\s+TRANSACTION)\b", re.I)
 _END: Final = re.compile(r"\s*(COMMIT|ROLLBACK)\b", re.I)
 _REMOVE: Final = re.compile(r"\s*(?:REMOVE|RM)\s+@(\w+)/(\S*)\s*", re.I)
@@ -304,6 +304,8 @@ class _StandIn:
             request._body = gzip.compress(json.dumps(asked).encode())
         async with self.transactions.statement(request, asked.get("sqlText", "")):
             answer = await query_request(request)
+        if answer.status_code >= 500:  # which the client would take for a server that is away
+            return _refusal("000603", "SQL execution internal error: see the stand-in's log.", "XX000")
         said = json.loads(bytes(answer.body))
         if not _is_large(said):
             return answer

@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import kafka, pulls
+from tests.bench import daily, kafka, pulls
 
-_PARTS = {"kafka": kafka.measure, "pulls": pulls.measure}
+_PARTS = {"kafka": kafka.measure, "pulls": pulls.measure, "daily": daily.measure}
 
 
 def main(names: list[str]) -> None:

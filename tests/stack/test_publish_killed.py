@@ -174,7 +174,7 @@ def test_killed_ten_times_before_in_and_after_the_transaction(
         expected = {key: value for key, value in expected.items() if key not in gone} | put
         assert rows_of(settings, warehouse, system, target.name) == sorted(expected.items()), number
         assert loaded.rows_merged == len(put)
-    ledger = rows_of(settings, warehouse, system, LEDGER, "flow", "batch_id")
+    ledger = [row for row in rows_of(settings, warehouse, system, LEDGER, "flow", "batch_id") if "killed" in row[0]]
     assert ledger == [(f"{system}.killed", number) for number in range(1, len(PLACES) * TIMES + 1)]
     assert min(died[place] for place in PLACES) >= TIMES // 2, died
 
