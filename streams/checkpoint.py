@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from streams.storage import Storage
 
 
@@ -34,7 +36,7 @@ class Checkpoint:
 
     Spark writes ``metadata`` (the query's id, which is the identity of this checkpoint), ``offsets/N`` when
     batch N begins and ``commits/N`` when it is done. ``streams.json`` is ours: what the source was like when
-    the checkpoint was new, and where it was to begin (see `streams.sources`).
+    the checkpoint was new, and where it was to begin (see `streams.sources`); so is ``through.json``.
     """
 
     storage: Storage
@@ -65,6 +67,15 @@ class Checkpoint:
         """What `remember` kept; empty when this checkpoint is new."""
         text = self.storage.read(f"{self.path}/streams.json")
         return dict(json.loads(text)) if text else {}
+
+    def is_through(self, position: Sequence[object]) -> bool:
+        """Whether the sources stand where they stood when everything was through, and no batch is open."""
+        known = self.storage.read(f"{self.path}/through.json")
+        return known == json.dumps(position) and self.interrupted_batch() is None
+
+    def remember_through(self, position: Sequence[object]) -> None:
+        """Keep where the sources stood before a run that got through."""
+        self.storage.write(f"{self.path}/through.json", json.dumps(position))
 
     def set_aside(self, suffix: str) -> str:
         """Move the folder away, so that the flow begins anew under a new identity; gives the new place."""

@@ -253,6 +253,27 @@ def reset(
 
 
 @app.command()
+def maintain(
+    tables: Annotated[list[str] | None, typer.Argument(help="Tables; all without any.")] = None,
+    env: Env = "dev",
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove old tombstones and files that nobody needs any more, and make large files of small ones.
+
+    May run while the flows do, and as often as you like; once a day is plenty. Nothing is removed that a flow has
+    still to read: a flow that is far behind is named under `held_by`.
+
+    Examples: `streams maintain --env prod`, `streams maintain silver.orders gold.fact_orders`
+    """
+    from streams.supervisor.maintenance import maintain as maintain_tables
+
+    with _service(env, config) as service:
+        done = maintain_tables(service, tables or (), lambda line: err.print(line, highlight=False, soft_wrap=True))
+    _show([vars(one) for one in done], as_json)
+
+
+@app.command()
 def demo(
     orders: Annotated[
         int | None, typer.Option("--orders", help="Replay only so many of the 69,659 orders.", min=1)

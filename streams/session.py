@@ -23,6 +23,8 @@ _DELTA = {
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
 }
 _TUNING = {
+    # VACUUM lists a table by that many tasks, however small it is; the default is 10,000.
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "16",
     # Days, instants and their text are UTC everywhere; a machine's time zone must not move an order to another day.
     "spark.sql.session.timeZone": "UTC",
     "spark.scheduler.mode": "FAIR",

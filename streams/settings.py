@@ -151,6 +151,12 @@ class SchedulingSettings(_Model):
     turn_seconds: Seconds = 20.0
 
 
+class MaintenanceSettings(_Model):
+    """For how long silver remembers that a key was deleted; after that a late change brings it back."""
+
+    tombstone_days: PositiveInt = 400
+
+
 class LoggingSettings(_Model):
     """`auto` is for people on a terminal and JSON elsewhere."""
 
@@ -177,6 +183,7 @@ class Settings(_Model):
     flows: dict[str, FlowSettings] = {}
     restart: RestartSettings = RestartSettings()
     scheduling: SchedulingSettings = SchedulingSettings()
+    maintenance: MaintenanceSettings = MaintenanceSettings()
     drain_seconds: Seconds = 30.0
     logging: LoggingSettings = LoggingSettings()
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING
 
+from streams.sources.delta import DeltaAppends, DeltaChanges, LaneReplays
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -65,6 +67,11 @@ class Flow:
     def position(self, spark: SparkSession) -> tuple[object, ...]:
         """Changes when any source has something new; cheap, and without a Spark job."""
         return tuple(part.source.position(spark) for part in self.inputs)
+
+    @property
+    def is_fed_by_lake(self) -> bool:
+        """Whether all that it reads are tables of the lake, whose versions mean the same in every process."""
+        return all(isinstance(part.source, DeltaAppends | DeltaChanges | LaneReplays) for part in self.inputs)
 
     def guard(self, spark: SparkSession, checkpoint: Checkpoint) -> None:
         """Raise when going on would lose data (see `Source.guard`)."""

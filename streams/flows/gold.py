@@ -229,7 +229,15 @@ def _few(ids: DataFrame, count: int) -> DataFrame:
 def _naming(source: DeltaChanges | LaneReplays, shape: Mapping[str, str], **columns: str) -> Input:
     """An input whose rows name what is to be made anew: the columns of a shape, by SQL expressions."""
     said = [f"CAST({columns.get(name, 'NULL')} AS {kind}) AS {name}" for name, kind in shape.items()]
-    return Input(source, lambda rows: rows.selectExpr(*said))
+    # A tombstone that has grown old leaves silver (see `streams.supervisor.maintenance`); its key stays as it is.
+    is_expired = "_change_type = 'delete' AND is_deleted"
+    forgets = isinstance(source, DeltaChanges) and not source.with_before
+
+    def named(rows: DataFrame) -> DataFrame:
+        kept = rows.where(f"NOT coalesce({is_expired}, false)") if forgets and "is_deleted" in rows.columns else rows
+        return kept.selectExpr(*said)
+
+    return Input(source, named)
 
 
 def _of_payload(name: str) -> str:

@@ -78,6 +78,10 @@ class _Query:
         service, flow = self.service, self.flow
         checkpoint = service.checkpoint(flow.name)
         service.prepare(flow)
+        # To start a query costs seconds, even where it finds nothing; a day has thirty.
+        position = flow.position(service.spark) if flow.is_fed_by_lake else None
+        if position is not None and checkpoint.is_through(position):
+            return self.done
         flow.guard(service.spark, checkpoint)
         self.interrupted = checkpoint.interrupted_batch()
         # Each flow has a pool of its own in the fair scheduler: a large batch of one does not hold up the others.
@@ -99,6 +103,8 @@ class _Query:
             raise self.error or query.exception() or RetriableError("QUERY_FAILED", "The query failed.") from None
         finally:
             query.stop()
+        if position is not None:
+            checkpoint.remember_through(position)
         return self.done
 
     def _on_batch(self, rows: DataFrame, batch_id: int) -> None:
