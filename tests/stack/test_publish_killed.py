@@ -47,7 +47,6 @@ PRODUCTS = next(table for table in GOLD_TABLES if table.flow == "gold.dim_produc
 KILLS = (
     ("redshift", "load_begun"),
     ("snowflake", "files_staged"),
-    ("redshift", "data_written"),
 )
 PLACES = ("before", "in", "after")
 TIMES = 10

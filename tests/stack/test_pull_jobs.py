@@ -69,7 +69,7 @@ def test_a_pull_killed_at_every_boundary(spark: SparkSession, shop: Shop, source
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(said))
     lake = Service(spark, settings, run_id="test").lake
     flow = "bronze.redshift_behavior"
-    for point in ("batch_begun", "data_written", None):
+    for point in ("data_written", None):
         ended = subprocess.run(
             [sys.executable, "-m", "tests.stack.lake_process", str(tmp_path / "settings.yaml"), "redshift_to_bronze"],
             cwd=PROJECT,
