@@ -99,8 +99,11 @@ class SnowflakeLogin:
         """
         return SnowflakeTable(self, options)
 
-    def connect(self) -> SnowflakeConnection:
+    def connect(self, *, autocommit: bool = True) -> SnowflakeConnection:
         """Log in.
+
+        Args:
+            autocommit: whether what changes rows outside a transaction is one of its own, or begins one.
 
         Raises:
             ConfigurationAdapterError: ``SNOWFLAKE_LOGIN_REFUSED``, ``_LOGIN_INVALID``, ``_TOKEN_EXPIRED``,
@@ -126,6 +129,7 @@ class SnowflakeLogin:
                     login_timeout=self.login_timeout_seconds,
                     platform_detection_timeout_seconds=0.0,  # no probing for a cloud that this machine may be in
                     network_timeout=self.statement_timeout_seconds + 60,
+                    autocommit=autocommit,
                     paramstyle="qmark",  # values are bound by the server, never written into a statement
                     arrow_number_to_decimal=True,  # NUMBER(18,2) as a decimal; the default is a float
                     session_parameters=self._session(),

@@ -42,9 +42,13 @@ DATABASE: Final = "SHOP"
 SCHEMA: Final = "PUBLIC"
 _START_SECONDS: Final = 30.0
 _CHUNK_ROWS: Final = 10_000
-_IDLE_SECONDS: Final = 1.0  # of a transaction that another waits for
-_BEGIN: Final = re.compile(r"\s*(BEGIN|START\s+TRANSACTION)\b", re.I)
-_END: Final = re.compile(r"\s*(COMMIT|ROLLBACK)\b", re.I)
+_GONE_SECONDS: Final = 0.5  # after which a line that was cut has not been made anew
+_SILENT_SECONDS: Final = 60.0  # of a transaction that another waits for
+_BEGINS: Final = re.compile(r"\s*(BEGIN|START\s+TRANSACTION)\b", re.I)
+_CHANGES: Final = re.compile(r"\s*(INSERT|UPDATE|DELETE|MERGE|COPY|TRUNCATE)\b", re.I)
+_ENDS: Final = re.compile(r"\s*(COMMIT|ROLLBACK|CREATE|ALTER|DROP)\b", re.I)
+_WRITES: Final = re.compile(rf"{_BEGINS.pattern}|{_CHANGES.pattern}|\s*(CREATE|ALTER|DROP)\b", re.I)
+_CURRENT: Final = re.compile(r"\s*SELECT\s+CURRENT_TRANSACTION\(\)\s*", re.I)
 _REMOVE: Final = re.compile(r"\s*(?:REMOVE|RM)\s+@(\w+)/(\S*)\s*", re.I)
 _INCORRECT_LOGIN: Final = ("390100", "Incorrect username or password was specified.", "08001")
 _DECLARED: Final = (
@@ -212,6 +216,10 @@ class SnowflakeServer:
         said = {"code": code, "message": message, "state": state, "times": str(times), "what": what}
         self._control("refuse", said, b"")
 
+    def end_transaction(self) -> None:
+        """Roll back the transaction that is open, as Snowflake does with one whose client is silent for long."""
+        self._control("end-transaction", {}, b"")
+
     def _control(self, verb: str, said: dict[str, str], body: bytes) -> None:
         line = http.client.HTTPConnection(self.host, self.port, timeout=60)
         try:
@@ -243,6 +251,7 @@ class _StandIn:
                 Route("/stand-in/ready", self.ready, methods=["POST"]),
                 Route("/stand-in/load", self.load, methods=["POST"]),
                 Route("/stand-in/refuse", self.refuse, methods=["POST"]),
+                Route("/stand-in/end-transaction", self.end_transaction, methods=["POST"]),
                 Route("/stand-in/chunk/{name}", self.chunk, methods=["GET"]),
                 Route("/session/v1/login-request", self.login, methods=["POST"]),
                 Route("/queries/v1/query-request", self.query, methods=["POST"]),
@@ -261,6 +270,12 @@ class _StandIn:
         said = request.query_params
         refusal = (said["code"], said["message"], said["state"])
         self.refusals[said["what"]] = [refusal] * int(said["times"])
+        return Response()
+
+    async def end_transaction(self, request: Request) -> Response:
+        from starlette.responses import Response
+
+        await self.transactions.end()
         return Response()
 
     async def load(self, request: Request) -> Response:
@@ -297,12 +312,15 @@ class _StandIn:
         if self.refusals["query"]:
             return _refusal(*self.refusals["query"].pop())
         asked = await _json(request)
-        removed = _REMOVE.fullmatch(asked.get("sqlText", ""))
-        if removed:  # fakesnow knows PUT, LIST and COPY INTO, but not this
+        text = asked.get("sqlText", "")
+        # What fakesnow does not know.
+        if removed := _REMOVE.fullmatch(text):
             _remove(removed[1], removed[2])
-            asked["sqlText"] = "SELECT 'removed' AS result"
-            request._body = gzip.compress(json.dumps(asked).encode())
-        async with self.transactions.statement(request, asked.get("sqlText", "")):
+            _ask_instead(request, asked, "SELECT 'removed' AS result")
+        elif _CURRENT.fullmatch(text):
+            number = self.transactions.current(request)
+            _ask_instead(request, asked, "SELECT {} AS current".format("NULL" if number is None else f"'{number}'"))
+        async with self.transactions.statement(request, text):
             answer = await query_request(request)
         if answer.status_code >= 500:  # which the client would take for a server that is away
             return _refusal("000603", "SQL execution internal error: see the stand-in's log.", "XX000")
@@ -335,47 +353,78 @@ class _StandIn:
 
 
 class _Transactions:
-    """One at a time, as on one table; DuckDB would let the second one in, and refuse it what it writes.
+    """What writes waits until no other transaction does, as on one table; DuckDB would refuse it what it writes.
 
-    A transaction that another waits for and whose client says nothing more is rolled back: Snowflake gives it five
-    minutes.
+    A transaction that another waits for is rolled back when its client's line is gone or it has said nothing for long:
+    Snowflake gives it five minutes.
     """
 
     def __init__(self) -> None:
         self._holder: str | None = None
-        self._at_work = False
-        self._last_said = 0.0
+        self._is_begun = self._at_work = False
+        self._number = 0
+        self._last_said = self._line_gone = 0.0
+        self._line: int | None = None
 
-    @asynccontextmanager
-    async def statement(self, request: Request, text: str) -> AsyncIterator[None]:
-        token = request.headers.get("Authorization", "")[17:-1]
-        if _BEGIN.match(text):
-            await self._wait(token)
-        self._at_work = self._at_work or token == self._holder
-        try:
-            yield
-        finally:
-            if token == self._holder:
-                self._at_work, self._last_said = False, time.monotonic()
-                if _END.match(text):
-                    self._holder = None
+    def current(self, request: Request) -> str | None:
+        """The transaction of a session, if it has one."""
+        return str(self._number) if self._is_begun and _token(request) == self._holder else None
 
-    async def _wait(self, token: str) -> None:
+    def line_lost(self, port: int) -> None:
+        if port == self._line:
+            self._line_gone = time.monotonic()
+
+    async def end(self) -> None:
+        """Roll back the open transaction, as if its time were over."""
         from fakesnow.server import sessions
         from starlette.concurrency import run_in_threadpool
 
+        was = self._holder
+        if was is not None and was in sessions:
+            await run_in_threadpool(sessions[was].rollback)
+        if self._holder == was:
+            self._holder, self._is_begun = None, False
+
+    @asynccontextmanager
+    async def statement(self, request: Request, text: str) -> AsyncIterator[None]:
+        token = _token(request)
+        if _WRITES.match(text):
+            await self._wait(token)
+        if token != self._holder:
+            yield
+            return
+        self._at_work, self._line, self._line_gone = True, request.client and request.client.port, 0.0
+        try:
+            yield
+        finally:
+            self._at_work, self._last_said = False, time.monotonic()
+            if _BEGINS.match(text) or (_CHANGES.match(text) and not _is_autocommit(token)):
+                self._is_begun = True
+            elif _ENDS.match(text):
+                self._is_begun = False
+            if not self._is_begun:
+                self._holder = None
+
+    async def _wait(self, token: str) -> None:
         while self._holder not in (None, token):
-            holder = sessions.get(str(self._holder))
-            if holder is None:
-                break
-            if not self._at_work and time.monotonic() - self._last_said > _IDLE_SECONDS:
-                was = self._holder
-                await run_in_threadpool(holder.rollback)
-                if self._holder == was:
-                    self._holder = None
+            now = time.monotonic()
+            is_over = now - self._last_said > _SILENT_SECONDS or 0 < self._line_gone < now - _GONE_SECONDS
+            if not self._at_work and is_over:
+                await self.end()
             else:
                 await asyncio.sleep(0.02)
-        self._holder, self._last_said = token, time.monotonic()
+        if self._holder is None:
+            self._holder, self._number, self._last_said = token, self._number + 1, time.monotonic()
+
+
+def _token(request: Request) -> str:
+    return request.headers.get("Authorization", "")[17:-1]
+
+
+def _is_autocommit(token: str) -> bool:
+    from fakesnow.server import sessions
+
+    return token not in sessions or bool(sessions[token]._autocommit)
 
 
 def _staged_files(others: Callable[[str, list[str]], list[str]]) -> Callable[[str, list[str]], list[str]]:
@@ -423,6 +472,10 @@ def _stream(rows: pa.Table) -> bytes:
         writer.write_table(rows.combine_chunks())
     content: bytes = sink.getvalue().to_pybytes()
     return content
+
+
+def _ask_instead(request: Request, asked: dict[str, Any], text: str) -> None:
+    request._body = gzip.compress(json.dumps(asked | {"sqlText": text}).encode())
 
 
 async def _json(request: Request) -> Any:
@@ -486,6 +539,7 @@ def _serve(said: Path) -> None:
     import fakesnow.copy_into
     import fakesnow.transforms
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
     fakesnow.arrow.timestamp_to_sf_struct = _timestamps  # type: ignore[assignment]
     # DuckDB has a MERGE of its own by now; fakesnow's takes it apart, and can't inside a transaction.
@@ -501,7 +555,17 @@ def _serve(said: Path) -> None:
     part.write_text(str(listening.getsockname()[1]))
     part.replace(said)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    config = uvicorn.Config(stand_in.application(), log_level="warning", access_log=False)
+
+    class Line(H11Protocol):
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self.client is not None:
+                stand_in.transactions.line_lost(self.client[1])
+            super().connection_lost(exc)
+
+    # The server must not end idle lines: a line's end tells that its client is gone.
+    config = uvicorn.Config(
+        stand_in.application(), http=Line, timeout_keep_alive=3600, log_level="warning", access_log=False
+    )
     uvicorn.Server(config).run(sockets=[listening])
 
 

@@ -92,6 +92,12 @@ class _Session:
         with self._run(statement, values) as cursor:
             return [tuple(row) for row in cursor.fetchall()]
 
+    def begin(self) -> None:
+        self.execute("BEGIN")
+
+    def commit(self) -> None:
+        self.execute("COMMIT")
+
     @contextmanager
     def _run(self, statement: str, values: Sequence[Any]) -> Iterator[Any]:
         with warehouse_errors(), redshift_errors("a load"), self.connection.cursor() as cursor:

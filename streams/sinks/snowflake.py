@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +21,7 @@ from pyspark.sql.types import (
 from snowflake.connector.errors import Error
 
 from batch_adapters.snowflake_errors import snowflake_errors
-from streams.errors import FatalError
+from streams.errors import FatalError, RetriableError
 from streams.sinks.warehouse import Limit, LoadRefusedError, warehouse_errors
 
 if TYPE_CHECKING:
@@ -67,9 +67,15 @@ class _Upload:
 
 @dataclass(frozen=True)
 class _Session:
-    """See `streams.sinks.warehouse.Session`."""
+    """See `streams.sinks.warehouse.Session`.
+
+    Snowflake rolls back a transaction whose client has been silent for minutes (a process that was stopped, a machine
+    that slept), and takes what the client says next. Without autocommit that begins another transaction, whose
+    number tells: what is left of the load can't be committed.
+    """
 
     connection: SnowflakeConnection
+    transactions: list[Any] = field(default_factory=list)
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> int:
         with self._run(statement, values) as cursor:
@@ -78,6 +84,15 @@ class _Session:
     def query(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._run(statement, values) as cursor:
             return [tuple(row) for row in cursor.fetchall()]
+
+    def begin(self) -> None:
+        self.execute("BEGIN")
+        self.transactions[:] = self.query("SELECT CURRENT_TRANSACTION()")
+
+    def commit(self) -> None:
+        if self.query("SELECT CURRENT_TRANSACTION()") != self.transactions:
+            raise RetriableError("LOAD_ENDED", "Snowflake has ended the load's transaction, which was idle for long.")
+        self.execute("COMMIT")
 
     @contextmanager
     def _run(self, statement: str, values: Sequence[Any]) -> Iterator[Any]:
@@ -105,7 +120,7 @@ class SnowflakeWarehouse:
     @contextmanager
     def session(self) -> Iterator[Session]:
         with warehouse_errors():
-            connection = self.login.connect()
+            connection = self.login.connect(autocommit=False)
         try:
             yield _Session(connection)
         finally:

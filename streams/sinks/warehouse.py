@@ -115,7 +115,7 @@ class Limit:
 
 
 class Session(Protocol):
-    """A line to a warehouse, on which each statement is a transaction of its own unless one was begun."""
+    """A line to a warehouse. What changes rows is said between `begin` and `commit`."""
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> int:
         """Run a statement with bound values (``?`` in its text); gives how many rows it changed."""
@@ -123,6 +123,14 @@ class Session(Protocol):
 
     def query(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run a query."""
+        ...
+
+    def begin(self) -> None:
+        """Begin a transaction."""
+        ...
+
+    def commit(self) -> None:
+        """Commit all that was done since `begin`, or raise: never a part of it."""
         ...
 
 
@@ -328,12 +336,10 @@ def load(
         # Of the types that the files have, which a COPY of Parquet insists on; what the table does not hold is
         # refused by the merge. Before the transaction, which making a table would end in Snowflake.
         session.execute(f"CREATE TEMPORARY TABLE {staged} ({_declared(warehouse, [*target.columns, _GONE])})")
-        session.execute("BEGIN")
+        session.begin()
         warehouse.lock_ledger(session)
-        known = session.query(
-            f"SELECT {quoted('rows_merged')}, {quoted('rows_deleted')} FROM {ledger} WHERE {same_batch}", identity
-        )
-        if known:
+        said = f"SELECT {quoted('rows_merged')}, {quoted('rows_deleted')} FROM {ledger} WHERE {same_batch}"
+        if known := session.query(said, identity):
             session.execute("ROLLBACK")
             return Loaded(int(known[0][0]), int(known[0][1]), is_repeated=True)
         if files:
@@ -352,7 +358,10 @@ def load(
             (*identity, int(merged), deleted, datetime.now(UTC).replace(tzinfo=None)),
         )
         passes("load_begun")
-        session.execute("COMMIT")
+        session.commit()
+        # A COMMIT of nothing is no error, where the transaction was ended in the moment before it.
+        if not session.query(said, identity):
+            raise RetriableError("LOAD_ENDED", f"{warehouse.name} has ended the load's transaction.")
     return Loaded(int(merged), deleted)
 
 

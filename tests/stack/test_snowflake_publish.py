@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batch_adapters.snowflake import SnowflakeLogin
-from streams.errors import FatalError, StreamsError
+from streams.errors import FatalError, RetriableError, StreamsError
 from streams.local.snowflake_server import DATABASE, SCHEMA, SnowflakeServer
 from streams.sinks.snowflake import SnowflakeWarehouse
+from streams.sinks.snowflake import _Session as Session
 from streams.sinks.warehouse import LEDGER, Loaded
 from tests.suites.warehouse_suite import Table, WarehouseSuite, plain, row
 
@@ -98,6 +99,31 @@ class TestSnowflake(WarehouseSuite):
         assert "private" not in str(caught.value)
         assert table.rows == plain([row(1)])
         assert len(table.ledger) == 1
+
+    def test_a_transaction_that_snowflake_ended_leaves_nothing(
+        self, table: Table, server: SnowflakeServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        table.put(0, [row(1)])
+        batch = table.batch(1)
+        files = table.stage(batch, table.frame([row(2)], gone=["k1"]))
+        execute, ended = Session.execute, []
+
+        def slow(self: Session, statement: str, values: Sequence[Any] = ()) -> int:
+            # The process is stopped for long before its MERGE, and before its COMMIT.
+            if statement.startswith(("MERGE", "COMMIT")) and statement[:5] not in ended:
+                ended.append(statement[:5])
+                server.end_transaction()
+            return execute(self, statement, values)
+
+        monkeypatch.setattr(Session, "execute", slow)
+        for count in (1, 2):
+            with pytest.raises(RetriableError) as caught:
+                table.load(batch, files)
+            assert (caught.value.code, len(ended)) == ("LOAD_ENDED", count)
+            assert table.rows == plain([row(1)])
+            assert len(table.ledger) == 1
+        assert table.load(batch, files) == Loaded(1, 1)
+        assert table.rows == plain([row(2)])
 
     def test_the_ledger_tells_when_in_utc(self, table: Table) -> None:
         table.put(0, [row(1)])
