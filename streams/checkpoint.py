@@ -68,10 +68,10 @@ class Checkpoint:
         text = self.storage.read(f"{self.path}/streams.json")
         return dict(json.loads(text)) if text else {}
 
-    def is_through(self, position: Sequence[object]) -> bool:
-        """Whether the sources stand where they stood when everything was through, and no batch is open."""
+    def through(self) -> list[Any] | None:
+        """Where the sources stood before the last run that got through; None where there is more to do since."""
         known = self.storage.read(f"{self.path}/through.json")
-        return known == json.dumps(position) and self.interrupted_batch() is None
+        return list(json.loads(known)) if known and self.interrupted_batch() is None else None
 
     def remember_through(self, position: Sequence[object]) -> None:
         """Keep where the sources stood before a run that got through."""

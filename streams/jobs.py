@@ -16,6 +16,7 @@ from streams.flows.bronze import PULLED_TABLES
 from streams.flows.gold import GOLD_TABLES
 from streams.flows.silver import SILVER_TABLES
 from streams.quality.gates import GateResult, run_gate
+from streams.sources.delta import table_identity
 from streams.supervisor.run import FlowRun, drain
 
 if TYPE_CHECKING:
@@ -238,6 +239,7 @@ def _judge(layer: str, service: Service) -> GateResult:
         clock=lambda: datetime.now(UTC),
         references={_short(name): path for name, path in _tables(names, service) if name not in judged},
         results_table=service.lake.gate_results,
+        position=lambda path: table_identity(service.spark, path),
     )
 
 

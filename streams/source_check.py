@@ -57,7 +57,7 @@ def check_source(settings: Settings, system: str) -> list[Finding]:
 def _check_table(settings: Settings, pulled: PulledTable, contract: Contract) -> Iterator[Finding]:
     source = pulled_source(settings, pulled, contract)
     what = f"{pulled.system} {source.table}"
-    options = TableOptions.parse(source.options(settings.flow(pulled.flow)))
+    options = TableOptions.parse(source.options(settings.flow(pulled.flow).max_rows_per_batch))
     try:
         table = patiently(lambda: source.login()(options), _ATTEMPTS)
         try:

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING
 
-from streams.sources.delta import DeltaAppends, DeltaChanges, LaneReplays
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
@@ -64,14 +62,17 @@ class Flow:
         shaped = [part.shape(part.source.stream(spark, limits, checkpoint)) for part in self.inputs]
         return reduce(lambda left, right: left.unionByName(right), shaped)
 
-    def position(self, spark: SparkSession) -> tuple[object, ...]:
+    def position(self, spark: SparkSession) -> list[object]:
         """Changes when any source has something new; cheap, and without a Spark job."""
-        return tuple(part.source.position(spark) for part in self.inputs)
+        return [part.source.position(spark) for part in self.inputs]
 
-    @property
-    def is_fed_by_lake(self) -> bool:
-        """Whether all that it reads are tables of the lake, whose versions mean the same in every process."""
-        return all(isinstance(part.source, DeltaAppends | DeltaChanges | LaneReplays) for part in self.inputs)
+    def is_idle(self, checkpoint: Checkpoint, position: Sequence[object]) -> bool:
+        """Whether a query that starts at this position would find nothing. See `Source.is_idle`."""
+        known = checkpoint.through()
+        if known is None or len(known) != len(position):
+            return False
+        was_now = zip(self.inputs, known, position, strict=True)
+        return all(one.source.is_idle(checkpoint, place, was, now) for place, (one, was, now) in enumerate(was_now))
 
     def guard(self, spark: SparkSession, checkpoint: Checkpoint) -> None:
         """Raise when going on would lose data (see `Source.guard`)."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from pyspark.sql import functions as F
+import pyarrow as pa
+from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import DoubleType, IntegerType, StringType, StructField, StructType, TimestampType
 
 from streams.errors import ConfigurationError
+from streams.quality.gate_memory import Judged, mark_of, of_the_time, recall, remember, together
 from streams.quality.soda_scan import CheckResult, Outcome, ScanResult, scan
 from streams.storage import Storage
 
@@ -69,8 +71,12 @@ def run_gate(
     *,
     references: Mapping[str, str] | None = None,
     results_table: str | None = None,
+    position: Callable[[str], object] = lambda _: None,
 ) -> GateResult:
     """Scan whole tables with ``<table>.yml`` and ``<table>.gate.yml``, and keep what was found.
+
+    Of a table that stands where it stood at the last gate, with all that its checks name, only those checks are
+    made again that failed or that the time itself can change; the others' results are the last ones.
 
     A table that is not there, and a check that cannot be evaluated, fail by name. The same ``run_id`` again
     replaces the file and adds nothing to the results table.
@@ -83,6 +89,7 @@ def run_gate(
         clock: gives the time, in UTC.
         references: other tables that the checks compare with, as `tables`.
         results_table: a Delta path for all results (see `RESULTS`); by default ``{results_root}/{layer}/results``.
+        position: where the table of a path stands, as plain JSON; None where that is not known.
 
     Raises:
         ConfigurationError: ``SODA_CHECK_FILE_MISSING``.
@@ -92,20 +99,30 @@ def run_gate(
     started = clock()
     # A session of its own: the views must replace nobody else's.
     session = spark.newSession()
-    there = {name: _open_view(session, name, path) for name, path in {**(references or {}), **tables}.items()}
-    previous_rows = _previous_rows(spark, history, layer)
+    storage, place = Storage(spark), f"{results_root}/{layer}/state/judged.json"
+    known = recall(storage, place)
+    named = {**(references or {}), **tables}
+    positions = {name: position(path) for name, path in named.items()}
+    there = {name: _open_view(session, name, path) for name, path in named.items()}
 
-    def judge(table: str) -> ScanResult:
+    def judge(table: str) -> Judged:
+        before, mark = known.get(table), mark_of(checks[table], positions)
+        texts = checks[table]
         if not there[table]:
-            return _missing(layer, table)
-        return _scan_table(session, layer, table, checks[table], previous_rows.get(f"{layer}.{table}", 0))
+            return Judged(None, before.rows if before else 0, _missing(layer, table))
+        if before is None or not before.holds_for(mark):
+            return Judged.of(mark, _scan_table(session, layer, table, texts, before.rows if before else 0), before)
+        texts = of_the_time(texts)
+        now = _scan_table(session, layer, table, texts, before.rows) if texts else replace(before.scan, results=())
+        return replace(before, scan=together(before.scan, now))
 
     # Most of a scan of a table is planning, which one thread does.
     with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
-        scans = tuple(pool.map(judge, tables))
-    result = GateResult(layer, run_id, started, clock(), scans)
+        judged = dict(zip(tables, pool.map(judge, tables), strict=True))
+    result = GateResult(layer, run_id, started, clock(), tuple(one.scan for one in judged.values()))
     _append(spark, history, result)
     Storage(spark).write(f"{results_root}/{layer}/{run_id}.json", as_json(result))
+    remember(storage, place, known | judged)
     return result
 
 
@@ -163,32 +180,6 @@ def _missing(layer: str, table: str) -> ScanResult:
     return ScanResult(f"{layer}.{table}", (absent,), 0, 0.0)
 
 
-def _previous_rows(spark: SparkSession, history: str, layer: str) -> dict[str, int]:
-    """``layer.table`` → its rows at its last gate whose row counts passed; a table without one is left out.
-
-    A gate that failed sets no new measure, or rows that are gone would be found missing only once.
-    """
-    from delta.tables import DeltaTable
-
-    if not DeltaTable.isDeltaTable(spark, history):
-        return {}
-    last = (
-        spark.read.format("delta")
-        .load(history)
-        .where((F.col("layer") == layer) & F.col("definition").startswith("row_count "))
-        .groupBy("table", "run_id")
-        .agg(
-            F.max("value").alias("count"),
-            F.max("checked_at").alias("at"),
-            F.bool_and(F.col("outcome") == "pass").alias("passed"),
-        )
-        .where("passed")
-        .groupBy("table")
-        .agg(F.max_by("count", "at").alias("count"))
-    )
-    return {row["table"]: int(row["count"]) for row in last.collect()}
-
-
 def _append(spark: SparkSession, history: str, result: GateResult) -> None:
     shared = {"run_id": result.run_id, "layer": result.layer, "checked_at": result.finished_at}
     records = [
@@ -196,8 +187,10 @@ def _append(spark: SparkSession, history: str, result: GateResult) -> None:
         for scanned in result.scans
         for check in scanned.results
     ]
+    # From Arrow, which the JVM reads itself: rows of Python would start a Python worker.
+    table = pa.Table.from_pylist(records, to_arrow_schema(RESULTS, timezone="UTC"))
     (
-        spark.createDataFrame(records, RESULTS)
+        spark.createDataFrame(table, RESULTS)
         .coalesce(1)
         .write.format("delta")
         .option("txnAppId", f"gate.{result.layer}.{result.run_id}")

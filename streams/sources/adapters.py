@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from batch_adapters.adapter import data_source
+from batch_adapters.adapter import Offset, Pull, TableOptions, data_source, patiently
 from streams.errors import FatalError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pyspark.sql import DataFrame, SparkSession
 
-    from batch_adapters.adapter import SourceTable, TableOptions
+    from batch_adapters.adapter import SourceTable
     from streams.checkpoint import Checkpoint
     from streams.settings import FlowSettings
     from streams.source_settings import PullSettings
@@ -49,9 +49,9 @@ class AdapterSource:
         """The table's columns with their types there, and those of `batch_adapters.adapter.ADDED`."""
         # At each start, so that a login that was changed meanwhile is the one that is used.
         spark.dataSource.register(data_source(self.system, self.login()))
-        return spark.readStream.format(self.system).options(**self.options(limits)).load()
+        return spark.readStream.format(self.system).options(**self.options(limits.max_rows_per_batch)).load()
 
-    def options(self, limits: FlowSettings) -> dict[str, str]:
+    def options(self, max_rows: int | None = None) -> dict[str, str]:
         """The stream's options (see `batch_adapters.adapter.TableOptions`)."""
         pull = self.pull
         options = {
@@ -63,7 +63,7 @@ class AdapterSource:
             "lag_seconds": pull.lag_seconds,
             "lookback_seconds": pull.lookback_seconds,
             "reconcile_seconds": pull.reconcile_seconds,
-            "max_rows": limits.max_rows_per_batch,
+            "max_rows": max_rows,
         }
         return {name: str(value) for name, value in options.items() if value is not None}
 
@@ -74,6 +74,27 @@ class AdapterSource:
         """
         share = zlib.crc32(self.flow.encode()) % 1000 / 1000
         return int(time.time() / self.pull.every_seconds + share)
+
+    def is_idle(self, checkpoint: Checkpoint, place: int, was: Any, position: Any) -> bool:
+        """Whether the source, when it is asked, has no rows beyond those that were read and no comparison is due.
+
+        What a query would ask it too, but that starts a Python process for each table, to ask in it.
+        """
+        said = checkpoint.committed_offsets(place)
+        if said is None:
+            return False
+        options = TableOptions.parse(self.options())
+        open_table = self.login()
+
+        def ask() -> bool:
+            table = open_table(options)
+            try:
+                pull, start = Pull(table, options), Offset.of(said)
+                return pull.next(start, pull.target(), max_rows=None) == start
+            finally:
+                table.close()
+
+        return patiently(ask)
 
     def guard(self, spark: SparkSession, checkpoint: Checkpoint) -> None:
         """A checkpoint's windows mean something for the table and cursor that it was made for, and no other."""

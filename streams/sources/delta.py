@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from streams.storage import Storage
 
 if TYPE_CHECKING:
+    from py4j.java_gateway import JavaObject
     from pyspark.sql import DataFrame, SparkSession
 
     from streams.checkpoint import Checkpoint
@@ -21,9 +22,20 @@ _ALL_FILES: Final = 2**31 - 1
 
 def table_version(spark: SparkSession, path: str) -> int:
     """The table's newest version; -1 where there is no table. Lists the log's tail, runs no job."""
+    return int(_snapshot(spark, path).version())
+
+
+def table_identity(spark: SparkSession, path: str) -> list[object] | None:
+    """Which table it is and its newest version; a table that was made anew is another. None where there is none."""
+    snapshot = _snapshot(spark, path)
+    version = int(snapshot.version())
+    return None if version < 0 else [str(snapshot.metadata().id()), version]
+
+
+def _snapshot(spark: SparkSession, path: str) -> JavaObject:
     assert spark._jvm is not None
     log = spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path)
-    return int(log.update(False, getattr(log, "update$default$2")(), getattr(log, "update$default$3")()).version())
+    return log.update(False, getattr(log, "update$default$2")(), getattr(log, "update$default$3")())
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,10 @@ class _DeltaSource:
     def position(self, spark: SparkSession) -> Any:
         """The table's version."""
         return table_version(spark, self.path)
+
+    def is_idle(self, checkpoint: Checkpoint, place: int, was: Any, position: Any) -> bool:
+        """Whether the table has not moved."""
+        return bool(was == position)
 
     def guard(self, spark: SparkSession, checkpoint: Checkpoint) -> None:
         """Delta's own source refuses to skip versions whose files are gone."""

@@ -49,7 +49,18 @@ class Source(Protocol):
         ...
 
     def position(self, spark: SparkSession) -> Any:
-        """A cheap value that changes when there is something new to read. No Spark job."""
+        """A cheap value that changes when there is something new to read: plain JSON. No Spark job."""
+        ...
+
+    def is_idle(self, checkpoint: Checkpoint, place: int, was: Any, position: Any) -> bool:
+        """Whether a query would find nothing, which a flow that got through before need not start to know.
+
+        Args:
+            checkpoint: the flow's.
+            place: which of the query's sources this is.
+            was: the position before the last run that got through; another process may have made it.
+            position: the position now.
+        """
         ...
 
     def guard(self, spark: SparkSession, checkpoint: Checkpoint) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from pyspark.sql import functions as F
 from streams.storage import Storage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pyspark.sql import DataFrame, SparkSession
 
     from streams.checkpoint import Checkpoint
@@ -50,13 +53,21 @@ class FileSource:
         )
 
     def position(self, spark: SparkSession) -> Any:
-        """How many files there are and what they are called."""
+        """What the files are called, as a digest."""
         location = urlparse(self.path)
         if location.scheme not in ("", "file"):
-            return hash(tuple(sorted(Storage(spark).names(self.path))))
+            return self._digest(Storage(spark).names(self.path))
         # The file system itself is asked: through Hadoop each name would be a call into the JVM.
         folder = Path(location.path)
-        return hash(tuple(sorted(file.name for file in folder.iterdir()))) if folder.is_dir() else None
+        return self._digest(file.name for file in folder.iterdir()) if folder.is_dir() else None
+
+    def is_idle(self, checkpoint: Checkpoint, place: int, was: Any, position: Any) -> bool:
+        """Whether the same files are there."""
+        return bool(was == position)
+
+    def _digest(self, names: Iterable[str]) -> str:
+        text = "\n".join([self.path, self.pattern, *sorted(names)])
+        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
     def guard(self, spark: SparkSession, checkpoint: Checkpoint) -> None:
         """Spark refuses a folder that is not there; an empty one is a source without files yet."""

@@ -62,8 +62,12 @@ class KafkaSource:
         )
 
     def position(self, spark: SparkSession) -> Any:
-        """Each partition's end offset."""
-        return self._ask(lambda admin: self._offsets(admin, OffsetSpec.latest()))
+        """Which topic it is, and each partition's end offset."""
+        return self._ask(self._end)
+
+    def is_idle(self, checkpoint: Checkpoint, place: int, was: Any, position: Any) -> bool:
+        """Whether it is the same topic and ends where it ended."""
+        return bool(was == position)
 
     def guard(self, spark: SparkSession, checkpoint: Checkpoint) -> None:
         """Compare the topic with the one that the checkpoint was made for."""
@@ -114,13 +118,21 @@ class KafkaSource:
         return {int(partition): int(offset) for partition, offset in offsets.items()}
 
     def _describe(self, admin: AdminClient) -> tuple[str, Offsets, Offsets]:
-        described = admin.describe_topics(TopicCollection([self.topic]), request_timeout=_ANSWER_WITHIN)
-        topic_id = str(described[self.topic].result().topic_id)
-        return topic_id, self._offsets(admin, OffsetSpec.earliest()), self._offsets(admin, OffsetSpec.latest())
+        topic_id, partitions = self._partitions(admin)
+        earliest = self._offsets(admin, partitions, OffsetSpec.earliest())
+        return topic_id, earliest, self._offsets(admin, partitions, OffsetSpec.latest())
 
-    def _offsets(self, admin: AdminClient, which: OffsetSpec) -> Offsets:
+    def _end(self, admin: AdminClient) -> list[Any]:
+        topic_id, partitions = self._partitions(admin)
+        ends = self._offsets(admin, partitions, OffsetSpec.latest())
+        return [topic_id, {str(partition): offset for partition, offset in sorted(ends.items())}]
+
+    def _partitions(self, admin: AdminClient) -> tuple[str, list[TopicPartition]]:
         described = admin.describe_topics(TopicCollection([self.topic]), request_timeout=_ANSWER_WITHIN)
-        partitions = [TopicPartition(self.topic, info.id) for info in described[self.topic].result().partitions]
+        topic = described[self.topic].result()
+        return str(topic.topic_id), [TopicPartition(self.topic, info.id) for info in topic.partitions]
+
+    def _offsets(self, admin: AdminClient, partitions: list[TopicPartition], which: OffsetSpec) -> Offsets:
         asked = admin.list_offsets(dict.fromkeys(partitions, which), request_timeout=_ANSWER_WITHIN)
         return {partition.partition: answer.result().offset for partition, answer in asked.items()}
 

@@ -78,11 +78,11 @@ class _Query:
         service, flow = self.service, self.flow
         checkpoint = service.checkpoint(flow.name)
         service.prepare(flow)
-        # To start a query costs seconds, even where it finds nothing; a day has thirty.
-        position = flow.position(service.spark) if flow.is_fed_by_lake else None
-        if position is not None and checkpoint.is_through(position):
-            return self.done
+        position = flow.position(service.spark)
         flow.guard(service.spark, checkpoint)
+        # To start a query costs seconds, even where it finds nothing; a day has thirty.
+        if flow.is_idle(checkpoint, position):
+            return self.done
         self.interrupted = checkpoint.interrupted_batch()
         # Each flow has a pool of its own in the fair scheduler: a large batch of one does not hold up the others.
         service.spark.sparkContext.setLocalProperty("spark.scheduler.pool", flow.name)
@@ -103,8 +103,7 @@ class _Query:
             raise self.error or query.exception() or RetriableError("QUERY_FAILED", "The query failed.") from None
         finally:
             query.stop()
-        if position is not None:
-            checkpoint.remember_through(position)
+        checkpoint.remember_through(position)
         return self.done
 
     def _on_batch(self, rows: DataFrame, batch_id: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -17,6 +18,7 @@ from streams.flows.gold import GOLD_TABLES
 from streams.flows.silver import SILVER_TABLES
 from streams.quality.contract import load_contracts
 from streams.quality.gates import GateResult, rows, run_gate
+from streams.sources.delta import table_identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -79,6 +81,7 @@ class Lake:
             run_id,
             lambda: datetime(2026, 1, 1, self.hour, tzinfo=UTC),
             references={table: self.path(f"{at}{table}") for table in others},
+            position=lambda path: table_identity(self.spark, path),
         )
 
 
@@ -503,6 +506,46 @@ def test_rows_that_are_gone_fail_again_until_they_are_back(lake: Lake) -> None:
     assert lake.gate("silver", "order_events", run_id="r3").failed == lost
     lake.events(1, 2, 3)
     assert lake.gate("silver", "order_events", run_id="r4").failed == ()
+
+
+def test_what_has_not_moved_is_not_read_again_but_for_what_the_time_changes(lake: Lake) -> None:
+    whole = whole_lake()
+    lake.write({table: whole[table] for table in ("orders", "customers", "products")})
+
+    def gate(run_id: str) -> tuple[int, dict[str, tuple[str, float | None]]]:
+        result = lake.gate("silver", "orders", run_id=run_id, others=("customers", "products"))
+        (found,) = result.scans
+        return found.queries, {one.check: (one.outcome.value, one.value) for one in found.results}
+
+    age = "rows came within the last 2 days"
+    queries, first = gate("r1")
+    assert queries > 2
+    once, second = gate("r2")
+    assert once == 1
+    assert second.keys() == first.keys()
+    (was, now) = (found.pop(age)[1] for found in (first, second))
+    assert (was or 0) <= (now or 0)
+    assert second == first
+
+    lake.write({"customers": [row("customers", 8)]})  # the orders' customer is gone, the orders stand as they stood
+    again, third = gate("r3")
+    assert (again, third["every order's customer is there"][0]) == (queries, "warn")
+
+
+def test_what_failed_is_looked_at_again(lake: Lake) -> None:
+    lake.events(1, sequence=0)
+    first = lake.gate("silver", "order_events", run_id="r1").scans[0]
+    assert first.failed
+    second = lake.gate("silver", "order_events", run_id="r2").scans[0]
+    assert (second.queries, second.failed) == (first.queries, first.failed)
+
+
+def test_a_table_made_anew_is_another(lake: Lake) -> None:
+    lake.events(1)
+    queries = lake.gate("silver", "order_events", run_id="r1").scans[0].queries
+    shutil.rmtree(lake.path("order_events"))
+    lake.events(2)
+    assert lake.gate("silver", "order_events", run_id="r2").scans[0].queries == queries
 
 
 def test_the_results_are_kept_once_in_a_file_and_a_table(lake: Lake) -> None:

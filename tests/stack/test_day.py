@@ -9,6 +9,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from streams.flows.bronze import PULLED_TABLES
+from streams.flows.flow import Flow
 from streams.jobs import JOB_MAP, run_day, run_job
 from streams.local.producer import send_messages, write_file
 from streams.local.purchases import expected_months
@@ -75,7 +76,12 @@ CHANGED = (
 
 @pytest.mark.timeout(900)
 def test_the_day_from_an_empty_lake_and_then_what_has_changed(
-    service: Service, shop: Shop, plan: ReplayPlan, sources: ShopSources, broker: Broker
+    service: Service,
+    shop: Shop,
+    plan: ReplayPlan,
+    sources: ShopSources,
+    broker: Broker,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     half = len(plan.messages) // 2
     send(service, broker, plan.messages[:half], plan.files)
@@ -90,6 +96,15 @@ def test_the_day_from_an_empty_lake_and_then_what_has_changed(
     assert_bronze_is_what_the_sources_hold(service, shop, sources)
     assert_published(service)
     assert_gold_is_right(service, shop, plan)
+
+    def nothing(*_: object) -> None:
+        raise AssertionError("a query is started")
+
+    # On a day with nothing new no flow starts a query.
+    with monkeypatch.context() as patched:
+        patched.setattr(Flow, "stream", nothing)
+        assert {(one.outcome, one.why) for one in run_day(service)} == {("done", None)}
+
     assert sources.s3.keys(STAGING) == [], "what was staged is gone"
     with sources.snowflake.connect() as connection:
         assert connection.cursor().execute("LIST @LAKEHOUSE_STREAMS").fetchall() == []
