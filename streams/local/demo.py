@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from streams.errors import ConfigurationError, FatalError
 from streams.flows import all_flows
 from streams.flows.bronze import PULLED_TABLES
+from streams.flows.publish import WAREHOUSES
 from streams.local.broker import Broker
 from streams.local.demo_report import compare, show_comparison, show_flows, show_plan
 from streams.local.producer import send_replay
@@ -110,6 +111,10 @@ def _make_place(place: Path, plan: dict[str, int | None], *, keep: bool) -> None
         )
     if place.exists() and not keep:
         shutil.rmtree(place)
+    # The warehouses are new and empty each time, so what is published begins anew.
+    for system in WAREHOUSES:
+        for checkpoint in (place / "checkpoints").glob(f"{system}.*"):
+            shutil.rmtree(checkpoint)
     place.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(plan))
 
