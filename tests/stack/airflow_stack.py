@@ -128,9 +128,10 @@ class Airflow:
         return self._ask("GET", where)["value"]
 
     def log(self, run: str, task: str, attempt: int = 1) -> list[str]:
-        """The lines of one try."""
+        """The lines of one try, an exception's text behind its line."""
         found = self._ask("GET", f"dags/{DAG_ID}/dagRuns/{run}/taskInstances/{task}/logs/{attempt}")
-        return [line["event"] for line in found["content"] if isinstance(line, dict)]
+        lines = [line for line in found["content"] if isinstance(line, dict)]
+        return [" ".join([line["event"], *(e["exc_value"] for e in line.get("error_detail") or ())]) for line in lines]
 
     def import_errors(self) -> list[Any]:
         """What was wrong with the files of DAGs."""

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,10 @@ PARTS = {
 
 
 def tell(line: str) -> None:
-    """A line for people."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    """A line for people; when the task was killed, nobody reads it any more."""
+    with suppress(BrokenPipeError):
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
 def show(rows: list[dict[str, Any]]) -> int:
