@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from streams.jobs import DayJob, JobResult
     from streams.settings import Settings
+    from streams.supervisor.control import Control, FlowReport
     from streams.supervisor.service import Service
     from streams.validation import Finding
 
@@ -198,36 +199,94 @@ def up(env: Env = "dev", config: Config = None) -> None:
             )
 
 
+FlowName = Annotated[str, typer.Argument(help="One of `streams flows`.")]
+
+
+@app.command()
+def status(env: Env = "dev", config: Config = None, as_json: AsJson = False) -> None:
+    """Show what each flow of the service is doing, as it said some seconds ago. Starts no Spark.
+
+    Exit code 1 when a flow has failed, or the service says nothing any more.
+
+    Example: `streams status --env prod`
+    """
+    from dataclasses import asdict
+
+    from streams.supervisor.control import SILENT_SECONDS
+
+    report = _control(_settings(env, config)).report()
+    if report is None:
+        raise ConfigurationError(
+            "NEVER_UP", "No service has run on this configuration yet.", way_out="Start one: streams up"
+        )
+    if as_json:
+        _show([{"flow": name} | asdict(flow) for name, flow in report.flows.items()], as_json)
+    else:
+        _show([_status_line(name, flow) for name, flow in report.flows.items()], as_json)
+    is_silent = report.age_seconds > SILENT_SECONDS
+    is_over = all(flow.state in ("stopped", "failed") for flow in report.flows.values())
+    said = "ended" if is_over else "has said nothing more" if is_silent else "is up"
+    err.print(
+        f"The service {said}: process {report.pid} on {report.host}, {report.age_seconds:.0f} s ago.", highlight=False
+    )
+    if is_silent or is_over or any(flow.state == "failed" for flow in report.flows.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def pause(flow: FlowName, env: Env = "dev", config: Config = None) -> None:
+    """Let a flow of the running service end its batch and wait, also after a restart of the service.
+
+    Example: `streams pause redshift.fact_orders`
+    """
+    _control_of(flow, env, config).pause(flow)
+    out.print(f"{flow} ends its batch and waits. To let it go on: streams resume {flow}", highlight=False)
+
+
+@app.command()
+def restart(flow: FlowName, env: Env = "dev", config: Config = None) -> None:
+    """Start a flow of the running service again, with no failure counted: one that had failed too.
+
+    Example: `streams restart silver.orders`
+    """
+    _control_of(flow, env, config).restart(flow)
+    out.print(f"{flow} is started again within seconds, where a service is up.", highlight=False)
+
+
 @app.command()
 def resume(
-    flow: Annotated[str, typer.Argument(help="One of `streams flows`.")],
+    flow: FlowName,
     accept_loss: Annotated[
         bool, typer.Option("--accept-loss", help="Go on although what was lost can't be read any more.")
     ] = False,
     env: Env = "dev",
     config: Config = None,
 ) -> None:
-    """Let a flow go on that stopped because its source lost data that it had not read.
+    """Let a paused flow go on; with --accept-loss one that stopped because its source lost data it had not read.
 
-    Its checkpoint is set aside, and the flow goes on with the oldest that is there and that it has not read.
+    After a loss its checkpoint is set aside, and the flow goes on with the oldest that is there and that it has not
+    read.
 
     Example: `streams resume bronze.order_events --accept-loss`
     """
     from streams.flows import all_flows
     from streams.supervisor.resume import resume_after_loss
 
+    control = _control_of(flow, env, config)
     if not accept_loss:
-        raise ConfigurationError(
-            "LOSS_NOT_ACCEPTED", f"{flow} is only resumed past a loss when you say so.", way_out="Add --accept-loss."
-        )
-    settings = _settings(env, config)
-    declared = all_flows(settings)
-    if flow not in declared:
-        raise ConfigurationError(
-            "FLOW_UNKNOWN", f"There is no flow {flow!r}.", way_out=f"The flows are: {', '.join(declared)}."
-        )
+        if not control.is_paused(flow):
+            raise ConfigurationError(
+                "NOT_PAUSED",
+                f"{flow} is not paused.",
+                way_out="If it failed: streams restart. If its source lost data: streams resume with --accept-loss.",
+            )
+        control.resume(flow)
+        out.print(f"{flow} goes on.", highlight=False)
+        return
     with _service(env, config) as service:
+        declared = all_flows(service.settings)
         out.print(f"{flow} goes on from {resume_after_loss(declared[flow], service)}.", highlight=False)
+    control.restart(flow)
 
 
 @app.command()
@@ -452,6 +511,43 @@ def _settings(env: str, config: str | None) -> Settings:
     from streams.settings import load_settings
 
     return load_settings(env, config, os.environ)
+
+
+def _status_line(name: str, flow: FlowReport) -> dict[str, Any]:
+    return {
+        "flow": name,
+        "state": flow.state,
+        "since": _clock(flow.since),
+        "batches": flow.batches,
+        "rows read": flow.rows_read,
+        "written": flow.rows_written,
+        "to the lane": flow.rows_error,
+        "last batch": _clock(flow.last_batch_at),
+        "error": " ".join(part for part in (flow.error, flow.way_out) if part),
+    }
+
+
+def _clock(instant: str | None) -> str:
+    return instant[:19].replace("T", " ") if instant else ""
+
+
+def _control(settings: Settings) -> Control:
+    from streams.small_files import small_files
+    from streams.supervisor.control import Control
+
+    return Control(small_files(settings.checkpoints.root))
+
+
+def _control_of(flow: str, env: str, config: str | None) -> Control:
+    from streams.flows import all_flows
+
+    settings = _settings(env, config)
+    declared = all_flows(settings)
+    if flow not in declared:
+        raise ConfigurationError(
+            "FLOW_UNKNOWN", f"There is no flow {flow!r}.", way_out=f"The flows are: {', '.join(declared)}."
+        )
+    return _control(settings)
 
 
 @contextmanager

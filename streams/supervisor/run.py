@@ -43,7 +43,7 @@ class FlowRun:
         return sum(getattr(audit.counts, count) for audit in self.audits)
 
 
-def drain(flow: Flow, service: Service, is_over: Callable[[], bool] = lambda: False) -> FlowRun:
+def drain(flow: Flow, service: Service, is_over: Callable[[int], bool] = lambda _: False) -> FlowRun:
     """Run a flow until its sources, as they stood at the start, are through.
 
     The same call serves the daily job, which makes it once, and the supervisor, which makes it again whenever
@@ -52,7 +52,8 @@ def drain(flow: Flow, service: Service, is_over: Callable[[], bool] = lambda: Fa
     Args:
         flow: which.
         service: where.
-        is_over: asked between two batches whether to end before everything is through.
+        is_over: asked before each batch, with the number of those that are done, whether to end before everything is
+            through.
 
     Raises:
         FatalError: going on would lose data, or a check stops the flow.
@@ -68,7 +69,7 @@ def drain(flow: Flow, service: Service, is_over: Callable[[], bool] = lambda: Fa
 
 
 class _Query:
-    def __init__(self, flow: Flow, service: Service, is_over: Callable[[], bool]) -> None:
+    def __init__(self, flow: Flow, service: Service, is_over: Callable[[int], bool]) -> None:
         self.flow, self.service, self.is_over = flow, service, is_over
         self.done = FlowRun(flow.name)
         self.error: BaseException | None = None
@@ -115,8 +116,7 @@ class _Query:
             raise
 
     def _go_on_unless_over(self) -> None:
-        # A run does one batch at least: two flows that make room for each other both get on.
-        if self.service.draining.is_set() or (self.done.audits and self.is_over()):
+        if self.service.draining.is_set() or self.is_over(len(self.done.audits)):
             self.done.is_through = False
             raise _EndedError
 

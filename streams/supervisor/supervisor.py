@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import random
 import threading
 import time
-from collections import deque
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from streams.errors import ConfigurationError, FatalError, StreamsError, UnavailableError
 from streams.micro_batch import BatchHeldError
+from streams.small_files import small_files
+from streams.supervisor.control import Change, Control, FlowReport, Order, Report
 from streams.supervisor.run import drain
 from streams.supervisor.turns import Turns
 from streams.telemetry.logs import bound
@@ -24,8 +30,13 @@ if TYPE_CHECKING:
     from streams.flows.flow import Flow
     from streams.settings import RestartSettings
     from streams.supervisor.service import Service
+    from streams.telemetry.audit import BatchAudit
 
 log = structlog.get_logger(__name__)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class State(StrEnum):
@@ -37,18 +48,49 @@ class State(StrEnum):
     RUNNING = "running"
     BACKING_OFF = "backing off"  # failed, and will be tried again
     HELD = "held"  # a check holds its batch, which is tried again
+    PAUSED = "paused"  # until a person resumes it
     FAILED = "failed"  # a person must look
+    DRAINING = "draining"  # ends its batch, then stops
     STOPPED = "stopped"
+
+
+# Changes to and from these are what people ask about later; the others come and go with each batch.
+_NOTABLE: Final = frozenset({State.BACKING_OFF, State.HELD, State.PAUSED, State.FAILED, State.STOPPED})
+_CHANGES_KEPT: Final = 200
+_CONTROL_SECONDS: Final = 2.0
+_REPORT_SECONDS: Final = 10.0  # at least so often, that its age tells whether the service lives
 
 
 @dataclass
 class _Tended:
     flow: Flow
     state: State = State.STARTING
-    error: str | None = None
+    since: str = field(default_factory=_now)
+    error: StreamsError | Exception | None = None
+    order: Order = field(default_factory=Order)
+    ends_early: bool = False  # was paused or is to start again: its query ends after the batch
+    counts: Counter[str] = field(default_factory=Counter)
+    last_batch_at: str | None = None
     seen: object = None  # where the sources stood when the last run began; None: run, whatever they say
     failures: int = 0
     failed_at: deque[float] = field(default_factory=deque)
+    is_told: bool = False  # knows what was wanted before the service began
+
+    def report(self) -> FlowReport:
+        error = self.error
+        return FlowReport(
+            state=self.state.value,
+            since=self.since,
+            error=None if error is None else error.message if isinstance(error, StreamsError) else str(error),
+            code=error.code if isinstance(error, StreamsError) else None,
+            way_out=error.way_out if isinstance(error, StreamsError) else None,
+            failures=self.failures,
+            batches=self.counts["batches"],
+            rows_read=self.counts["rows_read"],
+            rows_written=self.counts["rows_written"],
+            rows_error=self.counts["rows_error"],
+            last_batch_at=self.last_batch_at,
+        )
 
 
 class Supervisor:
@@ -60,14 +102,25 @@ class Supervisor:
     """
 
     def __init__(self, flows: Iterable[Flow], service: Service) -> None:
-        self._service = service
+        self._service = replace(service, on_audit=self._on_audit)
+        self._told = service.on_audit
         self._tended = {flow.name: _Tended(flow) for flow in flows}
+        self.control = Control(small_files(service.settings.checkpoints.root))
+        self._changes: deque[Change] = deque(maxlen=_CHANGES_KEPT)
         self._turns = Turns(service.settings.scheduling.flows_at_once)
         self._wake = threading.Condition()
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Start every flow; returns at once."""
+        """Start every flow; returns at once.
+
+        Raises:
+            StreamsError: the storage of the checkpoints does not answer.
+        """
+        self._obey()
+        before = self.control.report()
+        self._changes.extendleft(reversed(before.changes if before else ()))
+        threading.Thread(target=self._watch, name="control", daemon=True).start()
         for tended in self._tended.values():
             thread = threading.Thread(target=self._tend, args=(tended,), name=tended.flow.name, daemon=True)
             self._threads.append(thread)
@@ -76,10 +129,15 @@ class Supervisor:
     def drain(self, seconds: float) -> bool:
         """Let each flow end its batch, then stop; False when some did not within the time given."""
         self._service.draining.set()
+        for tended in self._tended.values():
+            if tended.state is State.RUNNING:
+                self._become(tended, State.DRAINING)
         self._notify()
         deadline = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        with suppress(StreamsError):
+            self.control.say(self.report())
         return not any(thread.is_alive() for thread in self._threads)
 
     def states(self) -> dict[str, State]:
@@ -88,7 +146,12 @@ class Supervisor:
 
     def errors(self) -> dict[str, str]:
         """The last error of each flow that is not well."""
-        return {name: tended.error for name, tended in self._tended.items() if tended.error}
+        return {name: str(tended.error) for name, tended in self._tended.items() if tended.error}
+
+    def report(self) -> Report:
+        """What all flows are doing, for the status page and the command line."""
+        flows = {name: tended.report() for name, tended in self._tended.items()}
+        return Report(self._service.run_id, platform.node(), os.getpid(), _now(), flows, tuple(self._changes))
 
     def is_idle(self) -> bool:
         """Whether every flow has been through all that its sources have now."""
@@ -104,11 +167,18 @@ class Supervisor:
 
     def _tend(self, tended: _Tended) -> None:
         with bound(run=self._service.run_id, flow=tended.flow.name):
-            while not self._service.draining.is_set() and tended.state is not State.FAILED:
-                try:
-                    self._run_if_needed(tended)
-                except Exception as error:
-                    self._on_failure(tended, error)
+            while not self._service.draining.is_set():
+                tended.ends_early = False
+                if tended.state is State.FAILED:
+                    self._pause(_CONTROL_SECONDS)
+                elif tended.order.paused:
+                    self._become(tended, State.PAUSED)
+                    self._pause(_CONTROL_SECONDS)
+                else:
+                    try:
+                        self._run_if_needed(tended)
+                    except Exception as error:
+                        self._on_failure(tended, error)
             if tended.state is not State.FAILED:
                 self._become(tended, State.STOPPED)
 
@@ -120,12 +190,13 @@ class Supervisor:
         if position != tended.seen:
             self._become(tended, State.QUEUED)
             with self._turns.turn(service.settings.scheduling.turn_seconds) as is_over:
-                if service.draining.is_set():
+                if service.draining.is_set() or tended.ends_early:
                     return
                 self._become(tended, State.RUNNING)
                 # Asked again: what has come since is done in this turn.
                 position = tended.flow.position(service.spark)
-                run = drain(tended.flow, service, is_over)
+                # A turn is one batch at least: two flows that make room for each other both get on.
+                run = drain(tended.flow, service, lambda done: tended.ends_early or (done > 0 and is_over()))
             tended.seen, tended.failures, tended.error = position if run.is_through else None, 0, None
             self._become(tended, State.WAITING if run.is_through else State.QUEUED)
             self._notify()
@@ -133,10 +204,10 @@ class Supervisor:
                 return
         elif tended.state is not State.WAITING:
             self._become(tended, State.WAITING)
-        self._pause(service.settings.flow(tended.flow.name).poll_seconds, until_woken=True)
+        self._pause(service.settings.flow(tended.flow.name).poll_seconds)
 
     def _on_failure(self, tended: _Tended, error: Exception) -> None:
-        tended.error, tended.seen = str(error), None
+        tended.error, tended.seen = error, None
         restart = self._service.settings.restart
         facts = {"code": error.code, "way_out": error.way_out} if isinstance(error, StreamsError) else {}
         if isinstance(error, FatalError | ConfigurationError):
@@ -154,7 +225,8 @@ class Supervisor:
         pause = _pause_before(tended.failures, restart)
         log.warning("flow failed; it will be started again", error=str(error), pause_seconds=round(pause, 1), **facts)
         self._become(tended, State.HELD if isinstance(error, BatchHeldError) else State.BACKING_OFF)
-        self._pause(pause, until_woken=False)
+        with self._wake:
+            self._wake.wait_for(lambda: self._service.draining.is_set() or tended.ends_early, pause)
 
     def _is_hopeless(self, tended: _Tended, restart: RestartSettings) -> bool:
         now = time.monotonic()
@@ -164,17 +236,56 @@ class Supervisor:
         return len(tended.failed_at) > restart.max_restarts
 
     def _become(self, tended: _Tended, state: State) -> None:
-        if tended.state is not state:
-            log.debug("flow state", state=state.value, before=tended.state.value)
-            tended.state = state
+        before = tended.state
+        if before is state:
+            return
+        log.debug("flow state", state=state.value, before=before.value)
+        tended.state, tended.since = state, _now()
+        if state in _NOTABLE or before in _NOTABLE:
+            error = str(tended.error) if tended.error and state in _NOTABLE else None
+            self._changes.append(Change(tended.since, tended.flow.name, state.value, error))
 
-    def _pause(self, seconds: float, *, until_woken: bool) -> None:
-        if until_woken:
-            with self._wake:
-                if not self._service.draining.is_set():
-                    self._wake.wait(seconds)
-        else:
-            self._service.draining.wait(seconds)
+    def _on_audit(self, audit: BatchAudit) -> None:
+        tended = self._tended[audit.batch.flow]
+        tended.counts.update(vars(audit.counts) | {"batches": 1})
+        tended.last_batch_at = _now()
+        self._told(audit)
+
+    def _watch(self) -> None:
+        """Do what people want, and say what the flows do."""
+        said, said_at = None, 0.0
+        while not self._service.draining.wait(_CONTROL_SECONDS):
+            try:
+                self._obey()
+                report = self.report()
+                if report.flows != said or time.monotonic() - said_at > _REPORT_SECONDS:
+                    self.control.say(report)
+                    said, said_at = report.flows, time.monotonic()
+            except Exception as error:
+                log.warning("the flows' control files can't be read or written", error=str(error))
+
+    def _obey(self) -> None:
+        for name, order in self.control.orders().items():
+            tended = self._tended.get(name)
+            if tended is None or tended.order == order:
+                continue
+            is_restart = order.restarts != tended.order.restarts and tended.is_told
+            if is_restart:
+                tended.failures, tended.error, tended.seen = 0, None, None
+                tended.failed_at.clear()
+            tended.ends_early = is_restart or order.paused
+            tended.order = order
+            if is_restart and tended.state is State.FAILED:
+                self._become(tended, State.STARTING)
+            self._notify()
+        for tended in self._tended.values():
+            tended.is_told = True
+
+    def _pause(self, seconds: float) -> None:
+        """Until another flow has done something, a person wants something, or the time is over."""
+        with self._wake:
+            if not self._service.draining.is_set():
+                self._wake.wait(seconds)
 
     def _notify(self) -> None:
         with self._wake:

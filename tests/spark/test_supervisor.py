@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from streams.errors import FatalError, RetriableError, UnavailableError
 from streams.flows import all_flows
+from streams.small_files import small_files
 from streams.sources.files import FileSource
+from streams.supervisor.control import Control
 from streams.supervisor.supervisor import State, Supervisor
 from tests.spark.flow_bench import Bench
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from pyspark.sql import SparkSession
 
@@ -98,3 +101,78 @@ def test_what_is_away_is_waited_for(bench: Bench, supervise: Callable[..., Super
     supervisor = supervise(moody(bench, away))
     wait_for(supervisor, "bronze.fx_rates", State.WAITING)
     assert len(bench.rows("bronze.fx_rates")) == 1
+
+
+def land(bench: Bench, name: str, currency: str) -> None:
+    record = {"rate_date": "2025-01-03", "base_currency": "EUR", "quote_currency": currency, "rate": 2}
+    file = Path(str(bench.service.settings.files.fx_rates)) / name
+    file.write_text(json.dumps(record | {"published_at": "2025-01-03T15:00:00Z"}))
+
+
+def currencies(bench: Bench) -> list[str]:
+    return sorted(row["quote_currency"] for row in bench.rows("bronze.fx_rates"))
+
+
+def test_a_paused_flow_waits_until_it_is_resumed_also_under_the_next_service(
+    bench: Bench, supervise: Callable[..., Supervisor]
+) -> None:
+    flow = all_flows(bench.service.settings)["bronze.fx_rates"]
+    first = Supervisor([flow], bench.service)
+    first.start()
+    wait_for(first, flow.name, State.WAITING)
+    first.control.pause(flow.name)
+    wait_for(first, flow.name, State.PAUSED)
+    land(bench, "2.json", "GBP")
+    assert first.drain(60)
+
+    bench.service.draining.clear()
+    second = supervise(flow)
+    wait_for(second, flow.name, State.PAUSED)
+    assert currencies(bench) == ["USD"]
+    second.control.resume(flow.name)
+    wait_for(second, flow.name, State.WAITING)
+    assert currencies(bench) == ["GBP", "USD"]
+    # What the first one went through is still known.
+    assert [one.state for one in second.report().changes][:4] == ["paused", "stopped", "paused", "queued"]
+
+
+def test_a_flow_that_failed_is_started_again_by_a_person(bench: Bench, supervise: Callable[..., Supervisor]) -> None:
+    supervisor = supervise(moody(bench, [FatalError("LOST", "It is lost.", way_out="Look for it.")]))
+    wait_for(supervisor, "bronze.fx_rates", State.FAILED)
+    found = supervisor.report().flows["bronze.fx_rates"]
+    assert (found.error, found.code, found.way_out) == ("It is lost.", "LOST", "Look for it.")
+    supervisor.control.restart("bronze.fx_rates")
+    wait_for(supervisor, "bronze.fx_rates", State.WAITING)
+    found = supervisor.report().flows["bronze.fx_rates"]
+    assert (found.error, found.batches, found.rows_written) == (None, 1, 1)
+
+
+def test_a_long_pause_after_a_failure_ends_when_a_person_says_so(
+    bench: Bench, spark: SparkSession, tmp_path: Path, supervise: Callable[..., Supervisor]
+) -> None:
+    patient = bench.service.settings.restart.model_copy(update={"first_pause_seconds": 600, "max_pause_seconds": 600})
+    settings = bench.service.settings.model_copy(update={"restart": patient})
+    slow = replace(bench, service=replace(bench.service, settings=settings))
+    supervisor = Supervisor([moody(slow, [RetriableError("AWAY", "It is away.")])], slow.service)
+    supervisor.start()
+    try:
+        wait_for(supervisor, "bronze.fx_rates", State.BACKING_OFF)
+        supervisor.control.restart("bronze.fx_rates")
+        wait_for(supervisor, "bronze.fx_rates", State.WAITING)
+    finally:
+        assert supervisor.drain(60)
+
+
+def test_what_the_service_says_is_there_for_others_to_read(bench: Bench, supervise: Callable[..., Supervisor]) -> None:
+    supervisor = supervise(moody(bench, []))
+    wait_for(supervisor, "bronze.fx_rates", State.WAITING)
+    deadline = time.monotonic() + 30
+    while True:
+        report = Control(small_files(bench.service.settings.checkpoints.root)).report()
+        if report is not None and report.flows["bronze.fx_rates"].state == "waiting":
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert (report.run_id, report.pid) == (bench.service.run_id, os.getpid())
+    assert report.age_seconds < 30
+    assert report.flows["bronze.fx_rates"].rows_read == 1

@@ -77,7 +77,7 @@ def test_validate_finds_what_is_wrong(tmp_path: Path, lake: Path) -> None:
         (("run", "--job", "nothing"), "JOB_UNKNOWN"),
         (("run", "--job", "bronze_to_silver", "--env", "nowhere"), "SETTINGS_FILE_MISSING"),
         (("errors", "replay"), "CALL_INCOMPLETE"),
-        (("resume", "bronze.order_events"), "LOSS_NOT_ACCEPTED"),
+        (("resume", "bronze.order_events"), "NOT_PAUSED"),
         (("resume", "bronze.nothing", "--accept-loss"), "FLOW_UNKNOWN"),
     ],
 )

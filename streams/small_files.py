@@ -1,0 +1,164 @@
+"""Small files that several processes and machines read and change, without losing each other's changes. No JVM.
+
+A change says which content it has seen; it is refused where another came before it. On a local or shared disk by a
+lock on the folder, in S3 by conditional writes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlparse
+
+from streams.errors import ConfigurationError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from streams.errors import StreamsError
+
+
+@dataclass(frozen=True)
+class SmallFile:
+    """A file's text, and the tag that a change of it must name."""
+
+    text: str
+    tag: str
+
+
+class SmallFiles(Protocol):
+    """The files below one root."""
+
+    def read(self, name: str) -> SmallFile | None:
+        """The file; None where there is none."""
+        ...
+
+    def write(self, name: str, text: str, tag: str | None) -> bool:
+        """Write the file if it still has that tag (None: if there is none yet); false when it was changed meanwhile.
+
+        Readers see the old text or the new one, never half of it.
+        """
+        ...
+
+
+def small_files(root: str) -> SmallFiles:
+    """The files below a path or ``s3://bucket/prefix``.
+
+    Raises:
+        ConfigurationError: ``STORAGE_UNKNOWN``.
+    """
+    place = urlparse(root)
+    if place.scheme in ("", "file"):
+        return LocalFiles(Path(place.path))
+    if place.scheme in ("s3", "s3a"):
+        return S3Files(place.netloc, place.path.strip("/"))
+    raise ConfigurationError(
+        "STORAGE_UNKNOWN",
+        f"Flows are not controlled through {place.scheme}://.",
+        way_out="Keep the checkpoints on a disk or in S3.",
+    )
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """Files of a folder on a disk whose locks all that share it see."""
+
+    root: Path
+
+    def read(self, name: str) -> SmallFile | None:
+        """See `SmallFiles`."""
+        try:
+            text = (self.root / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        return SmallFile(text, hashlib.sha256(text.encode()).hexdigest())
+
+    def write(self, name: str, text: str, tag: str | None) -> bool:
+        """See `SmallFiles`."""
+        file = self.root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with self._locked(file.parent):
+            now = self.read(name)
+            if (now and now.tag) != tag:
+                return False
+            draft, place = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+            with os.fdopen(draft, "w", encoding="utf-8") as opened:
+                opened.write(text)
+                opened.flush()
+                os.fsync(opened.fileno())
+            Path(place).replace(file)
+        return True
+
+    @contextmanager
+    def _locked(self, folder: Path) -> Iterator[None]:
+        with (folder / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+@dataclass(frozen=True)
+class S3Files:
+    """Objects below a prefix, by boto3 and its own configuration."""
+
+    bucket: str
+    prefix: str
+
+    def read(self, name: str) -> SmallFile | None:
+        """See `SmallFiles`."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            answer = self._client.get_object(Bucket=self.bucket, Key=self._key(name))
+            with answer["Body"] as body:
+                return SmallFile(body.read().decode(), answer["ETag"])
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "NoSuchKey":
+                return None
+            raise self._refused(error) from error
+        except BotoCoreError as error:
+            raise self._away(error) from error
+
+    def write(self, name: str, text: str, tag: str | None) -> bool:
+        """See `SmallFiles`."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
+        try:
+            self._client.put_object(Bucket=self.bucket, Key=self._key(name), Body=text.encode(), **condition)
+        except ClientError as error:
+            # NoSuchKey: it was there, and is not any more. Conflict: another write of it is on its way.
+            if error.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"):
+                return False
+            raise self._refused(error) from error
+        except BotoCoreError as error:
+            raise self._away(error) from error
+        return True
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{name}".strip("/")
+
+    def _refused(self, error: Any) -> StreamsError:
+        code = error.response["Error"]["Code"]
+        if code in ("NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+            return ConfigurationError(
+                "STORAGE_REFUSED",
+                f"s3://{self.bucket}/{self.prefix} can't be used: {code}.",
+                way_out="Check checkpoints.root, and that this service may read and write there.",
+            )
+        return self._away(error)
+
+    def _away(self, error: Exception) -> UnavailableError:
+        return UnavailableError("STORAGE_AWAY", f"s3://{self.bucket}/{self.prefix} does not answer: {error}.")
+
+    @cached_property
+    def _client(self) -> Any:
+        import boto3
+
+        return boto3.client("s3")

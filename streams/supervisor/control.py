@@ -1,0 +1,151 @@
+"""What people want of flows (paused, started again), and what became of the flows: small files beside the checkpoints.
+
+So the command line, the status page and the service need not be on one machine, and what was paused stays paused when
+the service is started again.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import platform
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from streams.errors import RetriableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streams.small_files import SmallFiles
+
+_ORDERS: Final = "_control/orders.json"
+_REPORT: Final = "_control/report.json"
+_TRIES: Final = 20
+SILENT_SECONDS: Final = 30.0  # a service that has said nothing for so long is not up
+
+
+@dataclass(frozen=True)
+class Order:
+    """What people want of a flow.
+
+    Attributes:
+        paused: it ends its batch and waits.
+        restarts: how often it was to be started again; what counts is that it changes.
+        by, at: who said so last, and when.
+    """
+
+    paused: bool = False
+    restarts: int = 0
+    by: str = ""
+    at: str = ""
+
+
+@dataclass(frozen=True)
+class FlowReport:
+    """A flow as its supervisor has it. Times are ISO 8601, UTC; rows and batches count from the service's start."""
+
+    state: str
+    since: str
+    error: str | None = None
+    code: str | None = None
+    way_out: str | None = None
+    failures: int = 0
+    batches: int = 0
+    rows_read: int = 0
+    rows_written: int = 0
+    rows_error: int = 0
+    last_batch_at: str | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A flow's change of state that people want to know of later."""
+
+    at: str
+    flow: str
+    state: str
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a supervisor says of itself, every few seconds."""
+
+    run_id: str
+    host: str
+    pid: int
+    at: str
+    flows: dict[str, FlowReport] = field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def age_seconds(self) -> float:
+        """How long ago it was said."""
+        return (datetime.now(UTC) - datetime.fromisoformat(self.at)).total_seconds()
+
+
+class Control:
+    """The orders and the report.
+
+    Args:
+        files: those beside the checkpoints.
+    """
+
+    def __init__(self, files: SmallFiles) -> None:
+        self._files = files
+
+    def pause(self, flow: str) -> None:
+        """Let a flow end its batch and wait until `resume`."""
+        self._order(flow, lambda order: replace(order, paused=True))
+
+    def resume(self, flow: str) -> None:
+        """Let a paused flow go on."""
+        self._order(flow, lambda order: replace(order, paused=False))
+
+    def is_paused(self, flow: str) -> bool:
+        """Whether it is to wait."""
+        return self.orders().get(flow, Order()).paused
+
+    def restart(self, flow: str) -> None:
+        """End a flow's query after its batch and start another, with no failure counted; one that had failed too."""
+        self._order(flow, lambda order: replace(order, paused=False, restarts=order.restarts + 1))
+
+    def orders(self) -> dict[str, Order]:
+        """By flow; flows that nobody wants anything of are not there."""
+        file = self._files.read(_ORDERS)
+        return {flow: Order(**said) for flow, said in json.loads(file.text).items()} if file else {}
+
+    def report(self) -> Report | None:
+        """What the supervisor said last; None where none has run."""
+        file = self._files.read(_REPORT)
+        if file is None:
+            return None
+        said: dict[str, Any] = json.loads(file.text)
+        flows = {name: FlowReport(**one) for name, one in said["flows"].items()}
+        return Report(**said | {"flows": flows, "changes": tuple(Change(**one) for one in said["changes"])})
+
+    def say(self, report: Report) -> None:
+        """Keep the report in place of the last one."""
+        file = self._files.read(_REPORT)
+        # Where another supervisor has just said something, the next report comes in a few seconds.
+        self._files.write(_REPORT, json.dumps(asdict(report)), file.tag if file else None)
+
+    def _order(self, flow: str, change: Callable[[Order], Order]) -> None:
+        by, at = _whoami(), datetime.now(UTC).isoformat(timespec="milliseconds")
+        for _ in range(_TRIES):
+            file = self._files.read(_ORDERS)
+            orders: dict[str, Any] = json.loads(file.text) if file else {}
+            wanted = replace(change(Order(**orders.get(flow, {}))), by=by, at=at)
+            if self._files.write(_ORDERS, json.dumps(orders | {flow: asdict(wanted)}), file.tag if file else None):
+                return
+        raise RetriableError("CONTROL_BUSY", "Others change the orders all the time.", way_out="Try again.")
+
+
+def _whoami() -> str:
+    name = "?"
+    with suppress(OSError, KeyError):  # a container's user may have no name
+        name = getpass.getuser()
+    return f"{name}@{platform.node()}"
