@@ -74,7 +74,11 @@ def build_session(settings: Settings, progress: Callable[[str], None] | None = N
     builder = SparkSession.builder.appName(settings.spark.app_name).master(settings.spark.master)
     for key, value in (_configuration(settings) | {"spark.jars": ",".join(str(file) for file in files)}).items():
         builder = builder.config(key, value)
-    return builder.getOrCreate()
+    spark = builder.getOrCreate()
+    # Standard output is the result's, for programs; Delta's vacuum prints sentences there.
+    assert spark._jvm is not None
+    spark._jvm.java.lang.System.setOut(spark._jvm.java.lang.System.err)
+    return spark
 
 
 def _coordinates(settings: Settings) -> tuple[str, ...]:

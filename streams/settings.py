@@ -152,8 +152,12 @@ class SchedulingSettings(_Model):
 
 
 class MaintenanceSettings(_Model):
-    """For how long silver remembers that a key was deleted; after that a late change brings it back."""
+    """How often the service looks after each table, and for how long silver remembers that a key was deleted.
 
+    After that a late change brings the key back.
+    """
+
+    every_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 24.0
     tombstone_days: PositiveInt = 400
 
 

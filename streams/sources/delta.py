@@ -39,7 +39,9 @@ def _snapshot(spark: SparkSession, path: str) -> JavaObject:
 
 
 @dataclass(frozen=True)
-class _DeltaSource:
+class DeltaSource:
+    """What streams of one Delta table have in common."""
+
     path: str
 
     def position(self, spark: SparkSession) -> Any:
@@ -55,7 +57,7 @@ class _DeltaSource:
 
 
 @dataclass(frozen=True)
-class DeltaAppends(_DeltaSource):
+class DeltaAppends(DeltaSource):
     """The rows of a table that is only appended to."""
 
     def stream(self, spark: SparkSession, limits: FlowSettings, checkpoint: Checkpoint) -> DataFrame:
@@ -65,7 +67,7 @@ class DeltaAppends(_DeltaSource):
 
 
 @dataclass(frozen=True)
-class DeltaChanges(_DeltaSource):
+class DeltaChanges(DeltaSource):
     """A table's changes: its rows as they stand when the stream begins, as inserts, then its change data feed.
 
     Args:
@@ -93,7 +95,7 @@ _settled: dict[str, tuple[int, int]] = {}
 
 
 @dataclass(frozen=True)
-class LaneReplays(_DeltaSource):
+class LaneReplays(DeltaSource):
     """The rows of an error lane that someone has sent back into one flow.
 
     To replay is to mark the row in the lane, in one commit; this reads the marking from the lane's change

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from streams.errors import ConfigurationError
 from streams.flows import all_flows
 from streams.flows.silver import SILVER_TABLES
-from streams.sources.delta import DeltaAppends, DeltaChanges
+from streams.sources.delta import DeltaSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from streams.supervisor.service import Service
 
 LAYERS: Final = ("bronze", "silver", "gold")
+# Those that several flows write: only appended to, but for what people settle in a lane.
+SHARED: Final = (*(f"error_lane.{layer}" for layer in LAYERS), "audit.batches", "audit.gate_results")
 _KEPT: Final = dt.timedelta(days=7)  # Delta's own: what a table keeps at least of what its newest version does not need
 _MARGIN: Final = dt.timedelta(hours=1)
 
@@ -41,7 +43,9 @@ class Maintained:
 def maintain(
     service: Service, tables: Sequence[str] = (), progress: Callable[[str], None] = lambda _: None
 ) -> list[Maintained]:
-    """Look after tables of the lake: those named, or all. May run beside the flows, and be killed at any point.
+    """Look after tables of the lake: those named, or all, the lanes and the audit too.
+
+    May run beside the flows, and be killed at any point.
 
     - Tombstones of silver that are older than ``maintenance.tombstone_days`` are removed. After that a late change
       of the key brings its row back. What keeps every version of a key keeps its deletes too.
@@ -51,7 +55,7 @@ def maintain(
     Raises:
         ConfigurationError: ``TABLE_UNKNOWN``.
     """
-    known = [name for name in all_flows(service.settings) if name.partition(".")[0] in LAYERS]
+    known = [*(name for name in all_flows(service.settings) if name.partition(".")[0] in LAYERS), *SHARED]
     for name in tables:
         if name not in known:
             raise ConfigurationError(
@@ -100,7 +104,7 @@ def _slowest_reader(service: Service, path: str) -> str | None:
     """The flow that has yet to read what a vacuum might remove."""
     for flow in all_flows(service.settings).values():
         for number, one in enumerate(flow.inputs):
-            if isinstance(one.source, DeltaChanges | DeltaAppends) and one.source.path == path:
+            if isinstance(one.source, DeltaSource) and one.source.path == path:
                 behind = _behind(service, flow, number, path)
                 if behind is not None and behind > _KEPT - _MARGIN:
                     return flow.name

@@ -20,8 +20,10 @@ from streams.errors import ConfigurationError, FatalError, StreamsError, Unavail
 from streams.micro_batch import BatchHeldError
 from streams.small_files import small_files
 from streams.supervisor.control import Change, Control, FlowReport, Order, Report
+from streams.supervisor.maintenance import SHARED
 from streams.supervisor.run import drain
 from streams.supervisor.turns import Turns
+from streams.supervisor.upkeep import Upkeep
 from streams.telemetry.logs import bound
 
 if TYPE_CHECKING:
@@ -105,7 +107,8 @@ class Supervisor:
         self._service = replace(service, on_audit=self._on_audit)
         self._told = service.on_audit
         self._tended = {flow.name: _Tended(flow) for flow in flows}
-        self.control = Control(small_files(service.settings.checkpoints.root))
+        files = small_files(service.settings.checkpoints.root)
+        self.control, self._upkeep = Control(files), Upkeep(self._service, files)
         self._changes: deque[Change] = deque(maxlen=_CHANGES_KEPT)
         self._turns = Turns(service.settings.scheduling.flows_at_once)
         self._wake = threading.Condition()
@@ -120,7 +123,9 @@ class Supervisor:
         self._obey()
         before = self.control.report()
         self._changes.extendleft(reversed(before.changes if before else ()))
-        threading.Thread(target=self._watch, name="control", daemon=True).start()
+        for name, work in (("control", self._watch), ("upkeep", self._look_after_shared)):
+            self._threads.append(threading.Thread(target=work, name=name, daemon=True))
+            self._threads[-1].start()
         for tended in self._tended.values():
             thread = threading.Thread(target=self._tend, args=(tended,), name=tended.flow.name, daemon=True)
             self._threads.append(thread)
@@ -202,6 +207,9 @@ class Supervisor:
             self._notify()
             if not run.is_through:
                 return
+        elif self._upkeep.is_due(tended.flow.name):
+            with self._turns.turn(service.settings.scheduling.turn_seconds):
+                self._upkeep.look_after(tended.flow.name)
         elif tended.state is not State.WAITING:
             self._become(tended, State.WAITING)
         self._pause(service.settings.flow(tended.flow.name).poll_seconds)
@@ -263,6 +271,15 @@ class Supervisor:
                     said, said_at = report.flows, time.monotonic()
             except Exception as error:
                 log.warning("the flows' control files can't be read or written", error=str(error))
+
+    def _look_after_shared(self) -> None:
+        """Tables that no flow has for itself."""
+        while not self._service.draining.wait(_CONTROL_SECONDS):
+            for table in SHARED:
+                if self._upkeep.is_due(table):
+                    with self._turns.turn(self._service.settings.scheduling.turn_seconds):
+                        if not self._service.draining.is_set():
+                            self._upkeep.look_after(table)
 
     def _obey(self) -> None:
         for name, order in self.control.orders().items():

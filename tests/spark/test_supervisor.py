@@ -176,3 +176,30 @@ def test_what_the_service_says_is_there_for_others_to_read(bench: Bench, supervi
     assert (report.run_id, report.pid) == (bench.service.run_id, os.getpid())
     assert report.age_seconds < 30
     assert report.flows["bronze.fx_rates"].rows_read == 1
+
+
+def test_tables_are_looked_after_between_batches(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "fx").mkdir()
+    bench = Bench.at(spark, tmp_path, flow_defaults={"poll_seconds": 0.1, "max_files_per_batch": 1})
+    for name, currency in (("1.json", "USD"), ("2.json", "GBP"), ("3.json", "CHF")):
+        land(bench, name, currency)
+    bench.run("bronze.fx_rates")
+    table = bench.service.lake.table("bronze.fx_rates")
+    assert len(spark.read.format("delta").load(table).inputFiles()) == 3
+
+    often = bench.service.settings.maintenance.model_copy(update={"every_hours": 1 / 3600})
+    service = replace(bench.service, settings=bench.service.settings.model_copy(update={"maintenance": often}))
+    supervisor = Supervisor([all_flows(service.settings)["bronze.fx_rates"]], service)
+    supervisor.start()
+    try:
+        deadline = time.monotonic() + 90
+        tables = (table, service.lake.audit)
+        while any(len(spark.read.format("delta").load(path).inputFiles()) > 1 for path in tables):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert supervisor.errors() == {}
+    finally:
+        assert supervisor.drain(60)
+    assert currencies(bench) == ["CHF", "GBP", "USD"]
+    kept = json.loads((Path(service.settings.checkpoints.root) / "_control" / "maintained.json").read_text())
+    assert {"bronze.fx_rates", "error_lane.bronze"} <= kept.keys()

@@ -1,0 +1,65 @@
+"""When each table is looked after by the service: between two batches of the flow that writes it."""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from streams.errors import StreamsError
+from streams.supervisor.maintenance import LAYERS, maintain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streams.small_files import SmallFiles
+    from streams.supervisor.service import Service
+
+log = structlog.get_logger(__name__)
+_DONE: Final = "_control/maintained.json"
+
+
+class Upkeep:
+    """Tables and when they were looked after last, which outlives the service.
+
+    Args:
+        service: where.
+        files: those beside the checkpoints.
+        clock: gives the time, in seconds since 1970.
+    """
+
+    def __init__(self, service: Service, files: SmallFiles, clock: Callable[[], float] = time.time) -> None:
+        self._service, self._files, self._clock = service, files, clock
+        self._every = service.settings.maintenance.every_hours * 3600
+        file = files.read(_DONE)
+        self._done: dict[str, float] = json.loads(file.text) if file else {}
+
+    def is_due(self, table: str) -> bool:
+        """Whether its time has come. A table that was never looked after waits for up to the whole time, each for
+
+        another part of it: all at once would hold up the flows.
+        """
+        if table.partition(".")[0] not in (*LAYERS, "error_lane", "audit"):
+            return False
+        share = zlib.crc32(table.encode()) % 1000 / 1000
+        done = self._done.setdefault(table, self._clock() - share * self._every)
+        return self._clock() - done >= self._every
+
+    def look_after(self, table: str) -> None:
+        """Do it. What goes wrong is told and tried again when its time comes again: no flow fails by it."""
+        began = time.monotonic()
+        try:
+            for done in maintain(self._service, [table]):
+                log.info("table maintained", **vars(done), seconds=round(time.monotonic() - began, 1))
+        except Exception as error:
+            log.warning("table could not be maintained", table=table, error=str(error))
+        self._done[table] = self._clock()
+        try:
+            file = self._files.read(_DONE)
+            known = json.loads(file.text) if file else {}
+            self._files.write(_DONE, json.dumps(known | {table: self._done[table]}), file.tag if file else None)
+        except StreamsError as error:
+            log.warning("when tables were maintained could not be kept", error=str(error))
