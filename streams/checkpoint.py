@@ -59,6 +59,12 @@ class Checkpoint:
         line = (text or "").splitlines()[2 + source :][:1]
         return json.loads(line[0]) if line and line[0] != "-" else None
 
+    def sources(self) -> int | None:
+        """How many sources the newest batch was of; None before the first."""
+        newest = self._newest("offsets")
+        text = None if newest is None else self.storage.read(f"{self.path}/offsets/{newest}")
+        return len(text.splitlines()) - 2 if text else None
+
     def remember(self, facts: dict[str, Any]) -> None:
         """Keep facts about the source beside Spark's files."""
         self.storage.write(f"{self.path}/streams.json", json.dumps(facts, sort_keys=True))

@@ -234,6 +234,34 @@ def status(env: Env = "dev", config: Config = None, as_json: AsJson = False) -> 
 
 
 @app.command()
+def doctor(env: Env = "dev", config: Config = None, as_json: AsJson = False) -> None:
+    """Look for what would lose or repeat data, or soon stop a flow, and say what mends it. Changes nothing.
+
+    Looks at storage (rights, space, clock), the service, each flow's checkpoint against its declaration and its sources
+    (another topic of that name, offsets that aged out, versions that a vacuum took), small files, and the error lane.
+
+    Exit code 1 when something is wrong already.
+
+    Example: `streams doctor --env prod`
+    """
+    from streams.doctor import diagnose
+
+    with _service(env, config) as service, err.status("looking") as shown:
+        found = list(diagnose(service, lambda what: shown.update(f"looking at {what}")))
+    if as_json:
+        _show([vars(one) for one in found], as_json)
+    else:
+        marks = {"ok": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[bold red]✗[/]"}
+        for one in sorted(found, key=lambda one: list(marks).index(one.level)):
+            said = f"{_escape(one.what)}: {_escape(one.found)} [dim]{one.code or ''}[/]" if one.found else one.what
+            out.print(f"{marks[one.level]} {said}", highlight=False, soft_wrap=True)
+            if one.found and one.way_out:
+                out.print(f"    {_escape(one.way_out)}", highlight=False, soft_wrap=True)
+    if any(one.level == "fail" for one in found):
+        raise typer.Exit(1)
+
+
+@app.command()
 def pause(flow: FlowName, env: Env = "dev", config: Config = None) -> None:
     """Let a flow of the running service end its batch and wait, also after a restart of the service.
 
@@ -355,7 +383,7 @@ def demo(
 
 @sources_app.command("check")
 def sources_check(
-    name: Annotated[str, typer.Argument(help="snowflake.")],
+    name: Annotated[str, typer.Argument(help="snowflake, redshift or salesforce.")],
     env: Env = "dev",
     config: Config = None,
     as_json: AsJson = False,

@@ -54,6 +54,11 @@ class Storage:
         target, system = self._open(path)
         return bool(system.exists(target))
 
+    def modified(self, path: str) -> float:
+        """When the file was written, by the file system's clock, in seconds since 1970."""
+        target, system = self._open(path)
+        return float(system.getFileStatus(target).getModificationTime() / 1000)
+
     def move(self, path: str, to: str) -> None:
         """Rename a file or folder."""
         target, system = self._open(path)

@@ -32,6 +32,12 @@ def table_identity(spark: SparkSession, path: str) -> list[object] | None:
     return None if version < 0 else [str(snapshot.metadata().id()), version]
 
 
+def table_size(spark: SparkSession, path: str) -> tuple[int, int] | None:
+    """How many files the newest version has, and their bytes together; None where there is no table."""
+    snapshot = _snapshot(spark, path)
+    return None if int(snapshot.version()) < 0 else (int(snapshot.numOfFiles()), int(snapshot.sizeInBytes()))
+
+
 def _snapshot(spark: SparkSession, path: str) -> JavaObject:
     assert spark._jvm is not None
     log = spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path)

@@ -112,6 +112,11 @@ class KafkaSource:
         start = {p: max(first, min(reached.get(p, first), latest[p])) for p, first in earliest.items()}
         return {"topic_id": topic_id, "starting_offsets": {str(p): at for p, at in start.items()}}
 
+    def bounds(self, checkpoint: Checkpoint) -> dict[int, tuple[int, int, int]]:
+        """For each partition that was read: its first offset, the next one to read, and its end."""
+        _, earliest, latest = self._ask(self._describe)
+        return {p: (earliest[p], at, latest[p]) for p, at in self._reached(checkpoint).items() if p in latest}
+
     def _reached(self, checkpoint: Checkpoint) -> Offsets:
         committed = checkpoint.committed_offsets(0)
         offsets = (committed or {}).get(self.topic) or checkpoint.remembered().get("starting_offsets") or {}
