@@ -13,10 +13,11 @@ from urllib.parse import urlparse
 
 from pyspark.sql import functions as F
 
+from streams.delta_log import table_identity, table_size
 from streams.errors import FatalError, StreamsError
 from streams.flows import all_flows
 from streams.small_files import small_files
-from streams.sources.delta import DeltaSource, table_identity, table_size
+from streams.sources.delta import DeltaSource
 from streams.sources.kafka import KafkaSource
 from streams.storage import Storage
 from streams.supervisor.control import SILENT_SECONDS, Control

@@ -10,13 +10,13 @@ from pathlib import Path
 from threading import Semaphore
 from typing import TYPE_CHECKING, Final
 
+from streams.delta_log import table_identity
 from streams.errors import ConfigurationError, StreamsError
 from streams.flows import all_flows
 from streams.flows.bronze import PULLED_TABLES
 from streams.flows.gold import GOLD_TABLES
 from streams.flows.silver import SILVER_TABLES
 from streams.quality.gates import GateResult, run_gate
-from streams.sources.delta import table_identity
 from streams.supervisor.run import FlowRun, drain
 
 if TYPE_CHECKING:

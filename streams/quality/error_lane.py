@@ -24,6 +24,7 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
+from streams.delta_log import has_table
 from streams.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def lane_table(
     """The rows of the given lanes (see `LANE`), oldest first; lanes that are not there yet have none."""
     rows = spark.createDataFrame([], LANE)
     for path in paths:
-        if DeltaTable.isDeltaTable(spark, path):
+        if has_table(spark, path):
             rows = rows.unionByName(spark.read.format("delta").load(path))
     if flow is not None:
         rows = rows.where(F.col("flow") == flow)
@@ -156,7 +157,7 @@ def settle(
         payload: the mended bytes to replay in place of those that came.
         only: a condition on the lane's columns.
     """
-    if not DeltaTable.isDeltaTable(spark, path):
+    if not has_table(spark, path):
         return 0
     chosen = F.col("status") == "waiting"
     if ids is not None:

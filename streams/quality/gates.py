@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import DoubleType, IntegerType, StringType, StructField, StructType, TimestampType
 
+from streams.delta_log import has_table
 from streams.errors import ConfigurationError
 from streams.quality.gate_memory import Judged, mark_of, of_the_time, recall, remember, together
 from streams.quality.soda_scan import CheckResult, Outcome, ScanResult, scan
@@ -160,9 +161,8 @@ def _check_files(folder: Path, table: str) -> list[str]:
 
 
 def _open_view(session: SparkSession, name: str, path: str) -> bool:
-    from delta.tables import DeltaTable
 
-    if not DeltaTable.isDeltaTable(session, path):
+    if not has_table(session, path):
         return False
     session.read.format("delta").load(path).createOrReplaceTempView(name)
     return True

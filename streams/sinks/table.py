@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Final
 from delta.tables import DeltaTable
 from pyspark.sql.types import DataType, DecimalType, DoubleType, FloatType, IntegerType, LongType, ShortType, StructType
 
+from streams.delta_log import has_table
 from streams.errors import FatalError
+from streams.storage import Storage
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -31,11 +33,8 @@ def ensure_table(spark: SparkSession, path: str, schema: StructType, properties:
     Raises:
         FatalError: ``SCHEMA_NARROWED``: a declared type can't hold what the column holds.
     """
-    if not DeltaTable.isDeltaTable(spark, path):
-        builder = DeltaTable.createIfNotExists(spark).location(path).addColumns(schema)
-        for name, value in (_PROPERTIES | (properties or {})).items():
-            builder = builder.property(name, value)
-        builder.execute()
+    if not has_table(spark, path):
+        _create(spark, path, schema, _PROPERTIES | (properties or {}))
         return
     current = spark.read.format("delta").load(path).schema
     known = {field.name: field for field in current}
@@ -46,6 +45,18 @@ def ensure_table(spark: SparkSession, path: str, schema: StructType, properties:
     for field in schema:
         if field.name in known and field.dataType != known[field.name].dataType:
             _widen(spark, path, field.name, known[field.name].dataType, field.dataType)
+
+
+def _create(spark: SparkSession, path: str, schema: StructType, properties: dict[str, str]) -> None:
+    if Storage(spark).exists(f"{path}/_delta_log"):
+        # A creation was killed. Delta's builder takes what it left for a table; a write of no rows does not.
+        writer = spark.createDataFrame([], schema).write.format("delta").mode("append")
+        writer.options(**properties).save(path)
+        return
+    builder = DeltaTable.createIfNotExists(spark).location(path).addColumns(schema)
+    for name, value in properties.items():
+        builder = builder.property(name, value)
+    builder.execute()
 
 
 def _widen(spark: SparkSession, path: str, column: str, old: DataType, new: DataType) -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pyspark.sql import functions as F
 
+from streams.delta_log import table_version
 from streams.storage import Storage
 
 if TYPE_CHECKING:
-    from py4j.java_gateway import JavaObject
     from pyspark.sql import DataFrame, SparkSession
 
     from streams.checkpoint import Checkpoint
@@ -18,30 +18,6 @@ if TYPE_CHECKING:
 
 
 _ALL_FILES: Final = 2**31 - 1
-
-
-def table_version(spark: SparkSession, path: str) -> int:
-    """The table's newest version; -1 where there is no table. Lists the log's tail, runs no job."""
-    return int(_snapshot(spark, path).version())
-
-
-def table_identity(spark: SparkSession, path: str) -> list[object] | None:
-    """Which table it is and its newest version; a table that was made anew is another. None where there is none."""
-    snapshot = _snapshot(spark, path)
-    version = int(snapshot.version())
-    return None if version < 0 else [str(snapshot.metadata().id()), version]
-
-
-def table_size(spark: SparkSession, path: str) -> tuple[int, int] | None:
-    """How many files the newest version has, and their bytes together; None where there is no table."""
-    snapshot = _snapshot(spark, path)
-    return None if int(snapshot.version()) < 0 else (int(snapshot.numOfFiles()), int(snapshot.sizeInBytes()))
-
-
-def _snapshot(spark: SparkSession, path: str) -> JavaObject:
-    assert spark._jvm is not None
-    log = spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path)
-    return log.update(False, getattr(log, "update$default$2")(), getattr(log, "update$default$3")())
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from delta.tables import DeltaTable
 from pyspark.sql import functions as F
 
+from streams.delta_log import has_table
 from streams.errors import ConfigurationError
 from streams.flows import all_flows
 from streams.flows.silver import SILVER_TABLES
@@ -64,7 +65,7 @@ def maintain(
     done = []
     for name in tables or known:
         path = service.lake.table(name)
-        if not DeltaTable.isDeltaTable(service.spark, path):
+        if not has_table(service.spark, path):
             continue
         progress(name)
         removed = _expire_tombstones(service, name, path)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pyspark.sql.types import StringType, StructField, StructType
 
 from streams.errors import FatalError
+from streams.sinks.table import ensure_table
 from streams.supervisor.service import Service
 from tests.spark.flow_bench import Bench, order_event, settings_for
 
@@ -97,3 +99,23 @@ def test_what_would_lose_something_stops(
     with pytest.raises(FatalError) as caught:
         bench.run("bronze.fx_rates")
     assert (caught.value.code, caught.value.parameters["column"]) == ("SCHEMA_NARROWED", "rate")
+
+
+@pytest.mark.parametrize(
+    "left", ["_delta_log", "_delta_log/_staged_commits", "_delta_log/.00000000000000000000.json.tmp"]
+)
+def test_a_table_whose_creation_was_killed_is_made(spark: SparkSession, tmp_path: Path, left: str) -> None:
+    place = tmp_path / "table" / left
+    if place.suffix:
+        place.parent.mkdir(parents=True)
+        place.write_text("half of a comm")
+    else:
+        place.mkdir(parents=True)
+    path, schema = str(tmp_path / "table"), StructType([StructField("id", StringType())])
+    for _ in range(2):
+        ensure_table(spark, path, schema)
+    details = spark.sql(f"DESCRIBE DETAIL delta.`{path}`").first()
+    assert details is not None
+    assert details["properties"]["delta.enableChangeDataFeed"] == "true"
+    spark.createDataFrame([("a",)], schema).write.format("delta").mode("append").save(path)
+    assert spark.read.format("delta").load(path).collect() == [("a",)]

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from streams.delta_log import table_identity
 from streams.errors import ConfigurationError
 from streams.flows.gold import GOLD_TABLES
 from streams.flows.silver import SILVER_TABLES
 from streams.quality.contract import load_contracts
 from streams.quality.gates import GateResult, rows, run_gate
-from streams.sources.delta import table_identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
