@@ -5,6 +5,7 @@ Spark reads and writes the tables; this is for what lies beside them: checkpoint
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,14 +32,20 @@ class Storage:
             stream.close()
 
     def write(self, path: str, text: str) -> None:
-        """Write the whole file; a reader sees the old one or the new one, never half of it."""
+        """Write the whole file; a reader sees the old one or the new one, never half of it, also after a kill."""
         target, system = self._open(path)
-        draft, _ = self._open(f"{path}.{id(text):x}.tmp")
-        stream = system.create(draft, True)
-        stream.write(text.encode())
-        stream.close()
-        # HDFS and local renames do not replace; an object store's upload is whole or absent by itself.
-        system.delete(target, False)
+        scheme = system.getScheme()
+        if scheme == "s3a":  # an upload is whole or absent by itself; a rename would not be
+            _fill(system, target, text)
+            return
+        if scheme == "file":
+            # A rename replaces, if no second file with checksums has to follow; an older one's would not fit.
+            system.getRawFileSystem().delete(system.getChecksumFile(target), False)
+            system = system.getRawFileSystem()
+        draft, _ = self._open(f"{path}.{uuid.uuid4().hex}.tmp")
+        _fill(system, draft, text)
+        if scheme != "file":  # HDFS's rename does not replace
+            system.delete(target, False)
         if not system.rename(draft, target):
             raise OSError(f"could not write {path}")
 
@@ -75,3 +82,9 @@ class Storage:
         assert jvm is not None
         target = jvm.org.apache.hadoop.fs.Path(path)
         return target, target.getFileSystem(self.spark._jsparkSession.sessionState().newHadoopConf())
+
+
+def _fill(system: JavaObject, target: JavaObject, text: str) -> None:
+    stream = system.create(target, True)
+    stream.write(text.encode())
+    stream.close()
