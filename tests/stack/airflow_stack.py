@@ -206,7 +206,7 @@ class Airflow:
                 process.wait()
 
 
-def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[bytes] | None = None, seconds: float = 60) -> None:
+def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[bytes] | None = None, seconds: float = 180) -> None:
     """Ask again and again until it is so.
 
     Raises:
