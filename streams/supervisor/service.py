@@ -43,6 +43,7 @@ class Service:
     rebuilding: str | None = None
     _made: set[str] = field(default_factory=set)
     _making: threading.Lock = field(default_factory=threading.Lock)
+    _locks: dict[str, threading.Lock] = field(default_factory=dict)
 
     @property
     def lake(self) -> Lake:
@@ -55,8 +56,11 @@ class Service:
 
     def prepare(self, flow: Flow) -> None:
         """Make the tables that the flow needs, or bring them up to their declarations; once a process."""
-        with self._making:
-            for path, schema in (*((table.path, table.schema) for table in flow.tables), (self.lake.audit, AUDIT)):
+        for path, schema in (*((table.path, table.schema) for table in flow.tables), (self.lake.audit, AUDIT)):
+            with self._making:
+                lock = self._locks.setdefault(path, threading.Lock())
+            # Each table has a lock of its own: a day from an empty lake makes some forty of them.
+            with lock:
                 if path not in self._made:
                     ensure_table(self.spark, path, schema)
                     self._made.add(path)
