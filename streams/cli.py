@@ -212,8 +212,6 @@ def status(env: Env = "dev", config: Config = None, as_json: AsJson = False) -> 
     """
     from dataclasses import asdict
 
-    from streams.supervisor.control import SILENT_SECONDS
-
     report = _control(_settings(env, config)).report()
     if report is None:
         raise ConfigurationError(
@@ -223,13 +221,16 @@ def status(env: Env = "dev", config: Config = None, as_json: AsJson = False) -> 
         _show([{"flow": name} | asdict(flow) for name, flow in report.flows.items()], as_json)
     else:
         _show([_status_line(name, flow) for name, flow in report.flows.items()], as_json)
-    is_silent = report.age_seconds > SILENT_SECONDS
     is_over = all(flow.state in ("stopped", "failed") for flow in report.flows.values())
-    said = "ended" if is_over else "has said nothing more" if is_silent else "is up"
-    err.print(
-        f"The service {said}: process {report.pid} on {report.host}, {report.age_seconds:.0f} s ago.", highlight=False
-    )
-    if is_silent or is_over or any(flow.state == "failed" for flow in report.flows.values()):
+    alive = [process for process in report.processes.values() if not process.is_silent]
+    newest = max(report.processes.values(), key=lambda process: process.at)
+    for process in [newest] if is_over or not alive else alive:
+        said = "ended" if is_over else "has said nothing more" if process.is_silent else "is up"
+        err.print(
+            f"The service {said}: process {process.pid} on {process.host}, {process.age_seconds:.0f} s ago.",
+            highlight=False,
+        )
+    if not alive or is_over or any(flow.state == "failed" for flow in report.flows.values()):
         raise typer.Exit(1)
 
 

@@ -20,7 +20,7 @@ from streams.small_files import small_files
 from streams.sources.delta import DeltaSource
 from streams.sources.kafka import KafkaSource
 from streams.storage import Storage
-from streams.supervisor.control import SILENT_SECONDS, Control
+from streams.supervisor.control import Control
 from streams.supervisor.maintenance import LAYERS, SHARED
 
 if TYPE_CHECKING:
@@ -127,21 +127,22 @@ def _disk(what: str, root: str) -> Iterator[Diagnosis]:
 def _service(service: Service) -> Iterator[Diagnosis]:
     control = Control(small_files(service.settings.checkpoints.root))
     report = control.report()
+    processes = report.processes.values() if report else ()
+    alive = [process for process in processes if not process.is_silent]
+    for process in alive:
+        yield Diagnosis(f"the service: process {process.pid} on {process.host}, {_ago(process.age_seconds)} ago")
     if report is None:
         yield Diagnosis("the service: never was up")
-    elif report.age_seconds > SILENT_SECONDS and any(
-        flow.state not in ("stopped", "failed") for flow in report.flows.values()
-    ):
+    elif not alive and any(flow.state not in ("stopped", "failed") for flow in report.flows.values()):
+        process = max(processes, key=lambda process: process.at)
         yield Diagnosis(
             "the service",
             "fail",
-            f"process {report.pid} on {report.host} has said nothing for {_ago(report.age_seconds)}: it was killed, or "
-            "its machine is gone",
+            f"process {process.pid} on {process.host} has said nothing for {_ago(process.age_seconds)}: it was killed, "
+            "or its machine is gone",
             "streams up",
             "SERVICE_SILENT",
         )
-    else:
-        yield Diagnosis(f"the service: process {report.pid} on {report.host}, {_ago(report.age_seconds)} ago")
     for name, flow in (report.flows if report else {}).items():
         if flow.state == "failed":
             yield Diagnosis(name, "fail", flow.error or "failed", flow.way_out or f"streams restart {name}", flow.code)

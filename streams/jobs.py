@@ -18,6 +18,7 @@ from streams.flows.gold import GOLD_TABLES
 from streams.flows.silver import SILVER_TABLES
 from streams.quality.gates import GateResult, run_gate
 from streams.supervisor.run import FlowRun, drain
+from streams.telemetry.events import GateJudged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -229,7 +230,7 @@ def _judge(layer: str, service: Service) -> GateResult:
     }
     # A check may compare with any table of silver and gold; those of sources that are not configured are empty.
     names = (*_SILVER, *(table.flow for table in GOLD_TABLES))
-    return run_gate(
+    result = run_gate(
         service.spark,
         layer,
         {_short(name): path for name, path in judged.items()},
@@ -241,6 +242,16 @@ def _judge(layer: str, service: Service) -> GateResult:
         results_table=service.lake.gate_results,
         position=lambda path: table_identity(service.spark, path),
     )
+    service.tell(
+        GateJudged(
+            layer,
+            result.run_id,
+            result.started_at,
+            result.finished_at,
+            {one.table: one.outcomes for one in result.scans},
+        )
+    )
+    return result
 
 
 def _tables(names: Iterable[str], service: Service) -> Iterator[tuple[str, str]]:

@@ -21,7 +21,6 @@ from pyspark.sql import functions as F
 from streams.errors import FatalError, RetriableError
 from streams.failpoints import failpoint
 from streams.quality.error_lane import ROW_AS_JSON, VIOLATIONS, lane_rows
-from streams.quality.soda_scan import Outcome as CheckState
 from streams.quality.soda_scan import ScanResult, scan
 from streams.sinks.append import append
 from streams.sinks.commits import Commit, find_commit
@@ -202,7 +201,7 @@ class Upsert:
             commit = merge(rows, self.table, self.ranking, batch.identity, facts)
             counts = self._account(rows, commit, facts)
         batch.passes("data_written")
-        return Outcome(counts, _versions({self.table: commit, self.lane: lane}), _outcomes(scanned))
+        return Outcome(counts, _versions({self.table: commit, self.lane: lane}), scanned.outcomes if scanned else ())
 
     def _scan(self, batch: MicroBatch, rows: DataFrame) -> ScanResult | None:
         """Ask Soda; a check on the whole batch that fails does what the flow says."""
@@ -413,10 +412,3 @@ def _write_once(batch: MicroBatch, rows: DataFrame, table: str) -> Commit:
 
 def _versions(commits: dict[str, Commit | None]) -> dict[str, int]:
     return {table: commit.version for table, commit in commits.items() if commit is not None}
-
-
-def _outcomes(scanned: ScanResult | None) -> tuple[CheckOutcome, ...]:
-    return tuple(
-        CheckOutcome(c.check, c.definition, CheckState(c.outcome).value, c.value, c.column)
-        for c in (scanned.results if scanned else ())
-    )

@@ -30,6 +30,7 @@ from streams.quality.contract import load_contracts
 from streams.settings import PROJECT, Settings, load_settings
 from streams.supervisor.service import started
 from streams.supervisor.supervisor import State, Supervisor
+from streams.telemetry.events import BatchDone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from streams.supervisor.service import Service
-    from streams.telemetry.audit import BatchAudit
+    from streams.telemetry.events import Event
 
 TOPIC: Final = "order_events"
 _PARTITIONS: Final = 4
@@ -78,7 +79,7 @@ def run_demo(out: Console, *, orders: int | None, seed: int, keep: bool, folder:
         sources.fill(shop)
         counted = _Counted()
         settings = _settings(place, broker.bootstrap_servers, sources)
-        service = stack.enter_context(started(settings, counted.add, say))
+        service = stack.enter_context(started(settings, (counted,), say))
         say(f"broker at {broker.bootstrap_servers}, lake in {settings.lake.root}")
         out.print("[bold]3[/] Every flow is up; the replay runs, and the sources change meanwhile", highlight=False)
         _Run(out, place, plan, shop, service, broker, sources, counted).settle()
@@ -164,7 +165,10 @@ class _Counted:
         self.by_flow: dict[str, Counter[str]] = {}
         self._lock = threading.Lock()
 
-    def add(self, audit: BatchAudit) -> None:
+    def __call__(self, event: Event) -> None:
+        if not isinstance(event, BatchDone):
+            return
+        audit = event.audit
         with self._lock:
             sums = self.by_flow.setdefault(audit.batch.flow, Counter())
             sums.update(vars(audit.counts) | {"batches": 1})

@@ -9,6 +9,7 @@ from numbers import Real
 from typing import TYPE_CHECKING
 
 from streams.errors import FatalError
+from streams.telemetry.audit import CheckOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,6 +62,11 @@ class ScanResult:
     def failed(self) -> tuple[CheckResult, ...]:
         """Checks that failed or could not be evaluated."""
         return tuple(result for result in self.results if result.outcome in (Outcome.FAIL, Outcome.ERROR))
+
+    @property
+    def outcomes(self) -> tuple[CheckOutcome, ...]:
+        """As the audit keeps them."""
+        return tuple(CheckOutcome(c.check, c.definition, c.outcome.value, c.value, c.column) for c in self.results)
 
     @property
     def warned(self) -> tuple[CheckResult, ...]:

@@ -19,12 +19,14 @@ from streams.errors import RetriableError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from streams.small_files import SmallFiles
+    from streams.small_files import SmallFile, SmallFiles
 
 _ORDERS: Final = "_control/orders.json"
 _REPORT: Final = "_control/report.json"
 _TRIES: Final = 20
 SILENT_SECONDS: Final = 30.0  # a service that has said nothing for so long is not up
+_FORGOTTEN_SECONDS: Final = 86400.0
+_CHANGES_KEPT: Final = 200
 
 
 @dataclass(frozen=True)
@@ -34,18 +36,25 @@ class Order:
     Attributes:
         paused: it ends its batch and waits.
         restarts: how often it was to be started again; what counts is that it changes.
+        asks: how often it was to be run through all that its sources have by then (see `FlowReport.answered`).
         by, at: who said so last, and when.
     """
 
     paused: bool = False
     restarts: int = 0
+    asks: int = 0
     by: str = ""
     at: str = ""
 
 
 @dataclass(frozen=True)
 class FlowReport:
-    """A flow as its supervisor has it. Times are ISO 8601, UTC; rows and batches count from the service's start."""
+    """A flow as its supervisor has it. Times are ISO 8601, UTC; rows and batches count from the service's start.
+
+    Attributes:
+        holder: the process that says so, a key of `Report.processes`.
+        answered: how many requests to run it (`Order.asks`) are through.
+    """
 
     state: str
     since: str
@@ -58,6 +67,8 @@ class FlowReport:
     rows_written: int = 0
     rows_error: int = 0
     last_batch_at: str | None = None
+    holder: str = ""
+    answered: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,20 +82,43 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a supervisor says of itself, every few seconds."""
+class Process:
+    """A supervisor's process, and when it last said something."""
 
     run_id: str
     host: str
     pid: int
     at: str
-    flows: dict[str, FlowReport] = field(default_factory=dict)
-    changes: tuple[Change, ...] = ()
 
     @property
     def age_seconds(self) -> float:
-        """How long ago it was said."""
+        """How long ago that was."""
         return (datetime.now(UTC) - datetime.fromisoformat(self.at)).total_seconds()
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has said nothing for so long that it is taken to be gone."""
+        return self.age_seconds > SILENT_SECONDS
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the supervisors on these checkpoints say of themselves, every few seconds. Mostly there is one.
+
+    Attributes:
+        processes: by their run's id; those that are gone for long are left out.
+        flows: each as the process has it that holds it, or held it last.
+        changes: of state that people want to know of later, the oldest first.
+    """
+
+    processes: dict[str, Process] = field(default_factory=dict)
+    flows: dict[str, FlowReport] = field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
+
+    def process_of(self, flow: FlowReport) -> Process | None:
+        """The process that said how a flow is, if it still says something."""
+        process = self.processes.get(flow.holder)
+        return None if process is None or process.is_silent else process
 
 
 class Control:
@@ -119,19 +153,43 @@ class Control:
         return {flow: Order(**said) for flow, said in json.loads(file.text).items()} if file else {}
 
     def report(self) -> Report | None:
-        """What the supervisor said last; None where none has run."""
+        """What the supervisors said last; None where none has run."""
         file = self._files.read(_REPORT)
-        if file is None:
-            return None
+        return None if file is None else self.report_of(file)
+
+    @staticmethod
+    def report_of(file: SmallFile) -> Report:
+        """The report that a file holds."""
         said: dict[str, Any] = json.loads(file.text)
         flows = {name: FlowReport(**one) for name, one in said["flows"].items()}
-        return Report(**said | {"flows": flows, "changes": tuple(Change(**one) for one in said["changes"])})
+        processes = {run: Process(**one) for run, one in said["processes"].items()}
+        return Report(processes, flows, tuple(Change(**one) for one in said["changes"]))
 
-    def say(self, report: Report) -> None:
-        """Keep the report in place of the last one."""
-        file = self._files.read(_REPORT)
-        # Where another supervisor has just said something, the next report comes in a few seconds.
-        self._files.write(_REPORT, json.dumps(asdict(report)), file.tag if file else None)
+    def say(self, process: Process, flows: dict[str, FlowReport], changes: tuple[Change, ...]) -> None:
+        """Keep what one process says, beside what others do.
+
+        Args:
+            process: who says it.
+            flows: those that it holds; and others, which count where no living process says anything of them.
+            changes: those that it has not said yet.
+        """
+        for _ in range(_TRIES):
+            file = self._files.read(_REPORT)
+            known = self.report_of(file) if file else Report()
+            alive = {run: one for run, one in known.processes.items() if one.age_seconds < _FORGOTTEN_SECONDS}
+            said = {
+                name: mine
+                for name, mine in flows.items()
+                if mine.holder or name not in known.flows or known.process_of(known.flows[name]) is None
+            }
+            report = Report(
+                alive | {process.run_id: process},
+                known.flows | said,
+                (*known.changes, *changes)[-_CHANGES_KEPT:],
+            )
+            if self._files.write(_REPORT, json.dumps(asdict(report)), file.tag if file else None):
+                return
+        raise RetriableError("CONTROL_BUSY", "Others change the report all the time.")
 
     def _order(self, flow: str, change: Callable[[Order], Order]) -> None:
         by, at = _whoami(), datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import uuid
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import structlog
@@ -12,6 +14,7 @@ from pyspark.errors import StreamingQueryException
 from streams.checkpoint import BatchIdentity
 from streams.errors import ConfigurationError, FatalError, RetriableError, StreamsError, UnavailableError
 from streams.micro_batch import MicroBatch, process
+from streams.telemetry.events import BatchDone, RunBegan, RunEnded
 from streams.telemetry.logs import bound
 
 if TYPE_CHECKING:
@@ -60,12 +63,15 @@ def drain(flow: Flow, service: Service, is_over: Callable[[int], bool] = lambda 
         RetriableError: anything else; the same call may succeed later.
     """
     with bound(run=service.run_id, flow=flow.name):
+        query = _Query(flow, service, is_over)
         try:
-            return _Query(flow, service, is_over).run()
-        except StreamsError:
-            raise
+            done = query.run()
         except Exception as error:
-            raise _explain(flow.name, error) from error
+            explained = error if isinstance(error, StreamsError) else _explain(flow.name, error)
+            query.tell_of_end(explained)
+            raise explained from (None if explained is error else error)
+        query.tell_of_end()
+        return done
 
 
 class _Query:
@@ -74,6 +80,12 @@ class _Query:
         self.done = FlowRun(flow.name)
         self.error: BaseException | None = None
         self.interrupted: int | None = None
+        self.name: str | None = None  # of this run; none before it has begun
+
+    def tell_of_end(self, error: StreamsError | None = None) -> None:
+        """Tell of a run that had begun."""
+        if self.name is not None:
+            self.service.tell(RunEnded(self.flow.name, self.name, datetime.now(UTC), self.done.is_through, error))
 
     def run(self) -> FlowRun:
         service, flow = self.service, self.flow
@@ -85,6 +97,8 @@ class _Query:
         if flow.is_idle(checkpoint, position):
             return self.done
         self.interrupted = checkpoint.interrupted_batch()
+        self.name = str(uuid.uuid4())
+        service.tell(RunBegan(flow.name, self.name, datetime.now(UTC)))
         # Each flow has a pool of its own in the fair scheduler: a large batch of one does not hold up the others.
         service.spark.sparkContext.setLocalProperty("spark.scheduler.pool", flow.name)
         query = (
@@ -135,7 +149,7 @@ class _Query:
             if audit is not None:
                 log.info("batch done", **vars(audit.counts), seconds=round(sum(audit.seconds.values()), 3))
                 self.done.audits.append(audit)
-                self.service.on_audit(audit)
+                self.service.tell(BatchDone(str(self.name), audit))
 
 
 # What Spark and Delta say when data that a checkpoint still needs is gone. No pause brings it back.

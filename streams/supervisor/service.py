@@ -14,16 +14,17 @@ from streams.session import build_session
 from streams.sinks.table import ensure_table
 from streams.storage import Storage
 from streams.telemetry.audit import AUDIT
+from streams.telemetry.events import tell
 from streams.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from pyspark.sql import SparkSession
 
     from streams.flows.flow import Flow
     from streams.settings import Settings
-    from streams.telemetry.audit import BatchAudit
+    from streams.telemetry.events import Event, Listener
 
 
 def new_run_id() -> str:
@@ -38,7 +39,7 @@ class Service:
     spark: SparkSession
     settings: Settings
     run_id: str
-    on_audit: Callable[[BatchAudit], None] = lambda _: None
+    listeners: tuple[Listener, ...] = ()
     draining: threading.Event = field(default_factory=threading.Event)
     rebuilding: str | None = None
     _made: set[str] = field(default_factory=set)
@@ -53,6 +54,10 @@ class Service:
     def checkpoint(self, flow: str) -> Checkpoint:
         """The flow's checkpoint."""
         return Checkpoint(Storage(self.spark), self.lake.checkpoint(flow))
+
+    def tell(self, event: Event) -> None:
+        """Tell the listeners of what was done."""
+        tell(self.listeners, event)
 
     def prepare(self, flow: Flow) -> None:
         """Make the tables that the flow needs, or bring them up to their declarations; once a process."""
@@ -69,20 +74,20 @@ class Service:
 @contextmanager
 def started(
     settings: Settings,
-    on_audit: Callable[[BatchAudit], None] = lambda _: None,
+    listeners: Iterable[Listener] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Iterator[Service]:
     """A service with a Spark session of its own, which ends with the block.
 
     Args:
         settings: the configuration.
-        on_audit: told of every batch that is done.
+        listeners: told of what is done (see `streams.telemetry.events`).
         progress: told, for people, of what takes long at the start.
     """
     run_id = new_run_id()
     configure_logging(settings.logging, run_id)
     spark = build_session(settings, progress)
     try:
-        yield Service(spark, settings, run_id, on_audit)
+        yield Service(spark, settings, run_id, tuple(listeners))
     finally:
         spark.stop()

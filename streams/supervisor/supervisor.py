@@ -19,11 +19,12 @@ import structlog
 from streams.errors import ConfigurationError, FatalError, StreamsError, UnavailableError
 from streams.micro_batch import BatchHeldError
 from streams.small_files import small_files
-from streams.supervisor.control import Change, Control, FlowReport, Order, Report
+from streams.supervisor.control import Change, Control, FlowReport, Order, Process
 from streams.supervisor.maintenance import SHARED
 from streams.supervisor.run import drain
 from streams.supervisor.turns import Turns
 from streams.supervisor.upkeep import Upkeep
+from streams.telemetry.events import BatchDone, FlowChanged
 from streams.telemetry.logs import bound
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from streams.flows.flow import Flow
     from streams.settings import RestartSettings
     from streams.supervisor.service import Service
-    from streams.telemetry.audit import BatchAudit
+    from streams.telemetry.events import Event
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +79,7 @@ class _Tended:
     failed_at: deque[float] = field(default_factory=deque)
     is_told: bool = False  # knows what was wanted before the service began
 
-    def report(self) -> FlowReport:
+    def report(self, holder: str) -> FlowReport:
         error = self.error
         return FlowReport(
             state=self.state.value,
@@ -92,6 +93,7 @@ class _Tended:
             rows_written=self.counts["rows_written"],
             rows_error=self.counts["rows_error"],
             last_batch_at=self.last_batch_at,
+            holder=holder,
         )
 
 
@@ -104,12 +106,11 @@ class Supervisor:
     """
 
     def __init__(self, flows: Iterable[Flow], service: Service) -> None:
-        self._service = replace(service, on_audit=self._on_audit)
-        self._told = service.on_audit
+        self._service = replace(service, listeners=(self._on_event, *service.listeners))
         self._tended = {flow.name: _Tended(flow) for flow in flows}
         files = small_files(service.settings.checkpoints.root)
         self.control, self._upkeep = Control(files), Upkeep(self._service, files)
-        self._changes: deque[Change] = deque(maxlen=_CHANGES_KEPT)
+        self._unsaid: deque[Change] = deque(maxlen=_CHANGES_KEPT)
         self._turns = Turns(service.settings.scheduling.flows_at_once)
         self._wake = threading.Condition()
         self._threads: list[threading.Thread] = []
@@ -121,8 +122,6 @@ class Supervisor:
             StreamsError: the storage of the checkpoints does not answer.
         """
         self._obey()
-        before = self.control.report()
-        self._changes.extendleft(reversed(before.changes if before else ()))
         for name, work in (("control", self._watch), ("upkeep", self._look_after_shared)):
             self._threads.append(threading.Thread(target=work, name=name, daemon=True))
             self._threads[-1].start()
@@ -142,7 +141,7 @@ class Supervisor:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         with suppress(StreamsError):
-            self.control.say(self.report())
+            self._say(self.reports())
         return not any(thread.is_alive() for thread in self._threads)
 
     def states(self) -> dict[str, State]:
@@ -153,10 +152,9 @@ class Supervisor:
         """The last error of each flow that is not well."""
         return {name: str(tended.error) for name, tended in self._tended.items() if tended.error}
 
-    def report(self) -> Report:
-        """What all flows are doing, for the status page and the command line."""
-        flows = {name: tended.report() for name, tended in self._tended.items()}
-        return Report(self._service.run_id, platform.node(), os.getpid(), _now(), flows, tuple(self._changes))
+    def reports(self) -> dict[str, FlowReport]:
+        """What each flow is doing, as the status page and the command line have it."""
+        return {name: tended.report(self._service.run_id) for name, tended in self._tended.items()}
 
     def is_idle(self) -> bool:
         """Whether every flow has been through all that its sources have now."""
@@ -249,15 +247,17 @@ class Supervisor:
             return
         log.debug("flow state", state=state.value, before=before.value)
         tended.state, tended.since = state, _now()
+        at = datetime.fromisoformat(tended.since)
+        self._service.tell(FlowChanged(tended.flow.name, state.value, before.value, at, tended.error))
         if state in _NOTABLE or before in _NOTABLE:
             error = str(tended.error) if tended.error and state in _NOTABLE else None
-            self._changes.append(Change(tended.since, tended.flow.name, state.value, error))
+            self._unsaid.append(Change(tended.since, tended.flow.name, state.value, error))
 
-    def _on_audit(self, audit: BatchAudit) -> None:
-        tended = self._tended[audit.batch.flow]
-        tended.counts.update(vars(audit.counts) | {"batches": 1})
-        tended.last_batch_at = _now()
-        self._told(audit)
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, BatchDone):
+            tended = self._tended[event.audit.batch.flow]
+            tended.counts.update(vars(event.audit.counts) | {"batches": 1})
+            tended.last_batch_at = _now()
 
     def _watch(self) -> None:
         """Do what people want, and say what the flows do."""
@@ -265,12 +265,18 @@ class Supervisor:
         while not self._service.draining.wait(_CONTROL_SECONDS):
             try:
                 self._obey()
-                report = self.report()
-                if report.flows != said or time.monotonic() - said_at > _REPORT_SECONDS:
-                    self.control.say(report)
-                    said, said_at = report.flows, time.monotonic()
+                reports = self.reports()
+                if reports != said or time.monotonic() - said_at > _REPORT_SECONDS:
+                    self._say(reports)
+                    said, said_at = reports, time.monotonic()
             except Exception as error:
                 log.warning("the flows' control files can't be read or written", error=str(error))
+
+    def _say(self, reports: dict[str, FlowReport]) -> None:
+        changes = tuple(self._unsaid)
+        self.control.say(Process(self._service.run_id, platform.node(), os.getpid(), _now()), reports, changes)
+        for _ in changes:
+            self._unsaid.popleft()
 
     def _look_after_shared(self) -> None:
         """Tables that no flow has for itself."""

@@ -17,7 +17,7 @@ from streams import doctor
 from streams.doctor import Diagnosis, diagnose
 from streams.small_files import small_files
 from streams.storage import Storage
-from streams.supervisor.control import Control, FlowReport, Report
+from streams.supervisor.control import Control, FlowReport, Process
 from tests.spark.flow_bench import Bench, order_event
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def test_what_the_service_says_of_itself(bench: Bench) -> None:
     at = (dt.datetime.now(dt.UTC) - dt.timedelta(hours=3)).isoformat()
     failed = FlowReport("failed", at, error="It is lost.", code="LOST", way_out="Look for it.")
     flows = {"bronze.order_events": FlowReport("running", at), "bronze.fx_rates": failed}
-    control(bench).say(Report("r", "etl-1", 7, at, flows))
+    control(bench).say(Process("r", "etl-1", 7, at), flows, ())
     control(bench).pause("silver.order_events")
     said = found(bench)
     assert "3 hours" in said["SERVICE_SILENT"].found
@@ -123,7 +123,7 @@ def test_what_the_service_says_of_itself(bench: Bench) -> None:
         "Look for it.",
     )
     assert said["FLOW_PAUSED"].way_out == "streams resume silver.order_events"
-    control(bench).say(Report("r", "etl-1", 7, dt.datetime.now(dt.UTC).isoformat(), {}))
+    control(bench).say(Process("r", "etl-1", 7, dt.datetime.now(dt.UTC).isoformat()), {}, ())
     assert "SERVICE_SILENT" not in found(bench)
 
 
