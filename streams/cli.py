@@ -44,6 +44,7 @@ Env = Annotated[str, typer.Option("--env", help="Which configuration: checkpoint
 Config = Annotated[
     str | None, typer.Option("--config", help="A configuration file in its place: a path or s3://bucket/key.")
 ]
+_FAILED = ("fail", "error")  # of a check: it failed, or could not be evaluated
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
@@ -124,36 +125,69 @@ def run(
     env: Env = "dev",
     config: Config = None,
     as_json: AsJson = False,
+    run_key: Annotated[
+        str | None,
+        typer.Option("--run-key", help="Names this run: called again with it, wait for the run that goes on."),
+    ] = None,
 ) -> None:
     """Run one job, once: until what was at its sources when it began is through.
 
     `daily` runs all of them in one Spark session, each after those that it depends on; what depends on a job that
-    failed, or on a gate that did not pass, is skipped.
+    failed, or on a gate that did not pass, is skipped. A flow that a service (`streams up`) holds is run by that, and
+    waited for.
 
     Exit code 0 when done, 1 when a flow or a check failed, 2 when the call or the configuration is wrong.
 
     Example: `streams run --job bronze_to_silver --env dev`
     """
-    from streams.jobs import DAILY, job_named, run_job
+    from streams.jobs import DAILY, job_named
 
     if job != DAILY:
         job_named(job)
     with _service(env, config) as service, _draining_on_signal(service):
-        if job == DAILY:
-            has_passed = _run_day(service, as_json)
-        else:
-            result = run_job(job, service)
-            _show_result(result, as_json)
-            has_passed = result.has_passed
-        if service.draining.is_set():
-            raise StreamsError(
-                "JOB_INTERRUPTED", f"{job} was asked to stop and may not be through; run it again to go on."
-            )
+        has_passed = _run_under_key(run_key, job, service, as_json) if run_key else _run(job, service, as_json)[1]
     if not has_passed:
         raise typer.Exit(1)
 
 
-def _run_day(service: Service, as_json: bool) -> bool:
+def _run(job: str, service: Service, as_json: bool) -> tuple[list[dict[str, Any]], bool]:
+    """Run and show it; gives the rows that were shown, and whether all is well."""
+    from streams.jobs import DAILY, run_job
+
+    if job == DAILY:
+        rows, has_passed = _run_day(service)
+    else:
+        result = run_job(job, service)
+        rows, has_passed = _result_rows(result), result.has_passed
+    _show_result(rows, as_json)
+    if service.draining.is_set():
+        raise StreamsError("JOB_INTERRUPTED", f"{job} was asked to stop and may not be through; run it again to go on.")
+    return rows, has_passed
+
+
+def _run_under_key(key: str, job: str, service: Service, as_json: bool) -> bool:
+    """Run it, unless another process is at it under the same key: then wait, and show what it gave."""
+    from streams.small_files import small_files
+    from streams.supervisor.run_record import RunRecords
+
+    assert service.leases is not None  # `started` makes them
+    records = RunRecords(small_files(service.settings.checkpoints.root), service.leases)
+    known = records.begin(key, job, service.draining)
+    if known is not None:
+        _show_result(list(known.rows), as_json)
+        if known.error:
+            raise StreamsError(known.error[1], known.error[0])
+        return known.exit_code == 0
+    try:
+        rows, has_passed = _run(job, service, as_json)
+    except StreamsError as error:
+        records.end(key, error.exit_code, error=(str(error.message), error.code))
+        raise
+    records.end(key, 0 if has_passed else 1, tuple(rows))
+    return has_passed
+
+
+def _run_day(service: Service) -> tuple[list[dict[str, Any]], bool]:
     from streams.jobs import run_day
 
     marks = {"done": "[green]✓[/]", "failed": "[bold red]✗[/]"}
@@ -174,8 +208,7 @@ def _run_day(service: Service, as_json: bool) -> bool:
         rows.append(
             {"job": one.job, "outcome": one.outcome, "seconds": round(one.seconds, 1)} | counts | {"why": one.why}
         )
-    _show(rows, as_json)
-    return not any(one.outcome in ("failed", "skipped") for one in ended)
+    return rows, not any(one.outcome in ("failed", "skipped") for one in ended)
 
 
 @app.command()
@@ -608,24 +641,22 @@ def _draining_on_signal(service: Service) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _show_result(result: JobResult, as_json: bool) -> None:
+def _result_rows(result: JobResult) -> list[dict[str, Any]]:
     if result.gate is not None:
         from streams.quality.gates import rows
 
-        _show(
-            [dict(zip(("table", "check", "outcome", "value"), row, strict=True)) for row in rows(result.gate)], as_json
-        )
-        if result.gate.failed and not as_json:
-            out.print(f"[bold red]failed[/]: {_escape(', '.join(result.gate.failed))}", highlight=False, soft_wrap=True)
-        return
+        return [dict(zip(("table", "check", "outcome", "value"), row, strict=True)) for row in rows(result.gate)]
     counted = ("rows_read", "rows_written", "rows_duplicate", "rows_stale", "rows_error")
-    _show(
-        [
-            {"flow": run.flow, "batches": len(run.audits)} | {name: run.total(name) for name in counted}
-            for run in result.runs
-        ],
-        as_json,
-    )
+    return [
+        {"flow": run.flow, "batches": run.batches} | {name: run.total(name) for name in counted} for run in result.runs
+    ]
+
+
+def _show_result(rows: list[dict[str, Any]], as_json: bool) -> None:
+    _show(rows, as_json)
+    failed = [f"{row['table']}: {row['check']}" for row in rows if "check" in row and row["outcome"] in _FAILED]
+    if failed and not as_json:
+        out.print(f"[bold red]failed[/]: {_escape(', '.join(failed))}", highlight=False, soft_wrap=True)
 
 
 def _lane_line(row: Any) -> dict[str, Any]:

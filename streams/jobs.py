@@ -17,7 +17,7 @@ from streams.flows.bronze import PULLED_TABLES
 from streams.flows.gold import GOLD_TABLES
 from streams.flows.silver import SILVER_TABLES
 from streams.quality.gates import GateResult, run_gate
-from streams.supervisor.run import FlowRun, drain
+from streams.supervisor.attach import run_or_attach
 from streams.telemetry.events import GateJudged
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from streams.flows.flow import Flow
     from streams.settings import Settings
+    from streams.supervisor.run import FlowRun
     from streams.supervisor.service import Service
 
 # Flows of one job that run side by side: more only wait for the same cores.
@@ -162,7 +163,7 @@ def _run_flows(job: Job, service: Service) -> tuple[FlowRun, ...]:
             if upstream in runs:
                 runs[upstream].result()
         with turns:
-            return drain(flow, service)
+            return run_or_attach(flow, service)
 
     ordered = [flow for name, flow in flows.items() if name in job.flows]  # upstream ones first
     with ThreadPoolExecutor(max_workers=max(1, len(ordered))) as pool:

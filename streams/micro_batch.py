@@ -53,6 +53,7 @@ class MicroBatch:
     rows: DataFrame
     spark: SparkSession
     is_repeated: bool  # an earlier process had begun it: its writes may be there already
+    fence: Callable[[], None] = lambda: None  # raises when another process may have taken the flow over
     seconds: dict[str, float] = field(default_factory=dict)
 
     def keep(self, rows: DataFrame) -> DataFrame:
@@ -73,8 +74,9 @@ class MicroBatch:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
     def passes(self, point: str) -> None:
-        """A commit boundary (see `streams.failpoints`)."""
+        """A commit boundary (see `streams.failpoints`): goes on only while the flow is this process's."""
         failpoint(self.identity.flow, point)
+        self.fence()
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,16 @@ class RestartSettings(_Model):
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.2
     max_restarts: PositiveInt = 10
     window_seconds: Seconds = 600.0
+    stall_seconds: Seconds = 600.0  # a batch in which nothing moves for so long is ended, and tried again
+
+
+class LeaseSettings(_Model):
+    """How long a process must be silent before another takes its flows over. On its own machine a dead one is seen at
+
+    once.
+    """
+
+    expires_seconds: Seconds = 20.0
 
 
 class SchedulingSettings(_Model):
@@ -186,6 +196,7 @@ class Settings(_Model):
     flow_defaults: FlowSettings = FlowSettings()
     flows: dict[str, FlowSettings] = {}
     restart: RestartSettings = RestartSettings()
+    lease: LeaseSettings = LeaseSettings()
     scheduling: SchedulingSettings = SchedulingSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
     drain_seconds: Seconds = 30.0

@@ -250,7 +250,7 @@ if find_spec("airflow") is not None:
             locks = Path(os.environ.get("AIRFLOW_HOME") or Path.home() / "airflow") / "streams"
             self._process = JobProcess(self.task_id, lambda line: self.log.info("%s", line), locks)
             try:
-                ended = self._process.run(self._command(), self.home, _service_environment())
+                ended = self._process.run(self._command(context["run_id"]), self.home, _service_environment())
             except OSError as error:
                 raise AirflowFailException(f"{error}: are streams_home and streams_python right?") from error
             self._raise_if_failed(ended)
@@ -261,13 +261,15 @@ if find_spec("airflow") is not None:
             if self._process is not None:
                 self._process.stop()
 
-        def _command(self) -> list[str]:
+        def _command(self, run_id: str) -> list[str]:
             # Not resolved: an environment's Python is a link out of it.
             python = self.python or str(Path(self.home) / ".venv" / "bin" / "python")
             configuration = ("--config", self.config) if self.config else ()
             return [
                 *(python, "-m", "streams", "run", "--job", self.task_id),
                 *("--env", self.environment, *configuration, "--json"),
+                # A worker that restarts elsewhere finds the run that its predecessor began, and waits for it.
+                *("--run-key", f"{DAG_ID}/{run_id}/{self.task_id}"),
             ]
 
         def _raise_if_failed(self, ended: Ended) -> None:

@@ -65,6 +65,8 @@ class FlowReport:
     batches: int = 0
     rows_read: int = 0
     rows_written: int = 0
+    rows_duplicate: int = 0
+    rows_stale: int = 0
     rows_error: int = 0
     last_batch_at: str | None = None
     holder: str = ""
@@ -135,6 +137,14 @@ class Control:
         """Let a flow end its batch and wait until `resume`."""
         self._order(flow, lambda order: replace(order, paused=True))
 
+    def ask(self, flow: str) -> int:
+        """Have the supervisor run a flow through all that its sources have by now.
+
+        Returns:
+            What `FlowReport.answered` reaches when that is done.
+        """
+        return self._order(flow, lambda order: replace(order, asks=order.asks + 1)).asks
+
     def resume(self, flow: str) -> None:
         """Let a paused flow go on."""
         self._order(flow, lambda order: replace(order, paused=False))
@@ -191,14 +201,14 @@ class Control:
                 return
         raise RetriableError("CONTROL_BUSY", "Others change the report all the time.")
 
-    def _order(self, flow: str, change: Callable[[Order], Order]) -> None:
+    def _order(self, flow: str, change: Callable[[Order], Order]) -> Order:
         by, at = _whoami(), datetime.now(UTC).isoformat(timespec="milliseconds")
         for _ in range(_TRIES):
             file = self._files.read(_ORDERS)
             orders: dict[str, Any] = json.loads(file.text) if file else {}
             wanted = replace(change(Order(**orders.get(flow, {}))), by=by, at=at)
             if self._files.write(_ORDERS, json.dumps(orders | {flow: asdict(wanted)}), file.tag if file else None):
-                return
+                return wanted
         raise RetriableError("CONTROL_BUSY", "Others change the orders all the time.", way_out="Try again.")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
-from streams.errors import ConfigurationError, RetriableError
+from streams.errors import ConfigurationError
 from streams.flows import all_flows
 from streams.micro_batch import Upsert
 from streams.quality.error_lane import settle
@@ -20,6 +20,7 @@ from streams.supervisor.run import drain
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from streams.flows.flow import Flow
     from streams.supervisor.service import Service
 
 
@@ -43,7 +44,7 @@ def reset(name: str, service: Service, progress: Callable[[str], None] = lambda 
 
     Raises:
         ConfigurationError: ``FLOW_UNKNOWN``, or ``RESET_NOT_POSSIBLE`` for a flow that has no table of silver or gold.
-        RetriableError: ``FLOW_RUNNING``: the flow was run meanwhile.
+        RetriableError: ``FLOW_RUNNING``: another process holds the flow.
         StreamsError: what the flow raises.
     """
     declared = all_flows(service.settings)
@@ -57,23 +58,22 @@ def reset(name: str, service: Service, progress: Callable[[str], None] = lambda 
             f"{name} has no table of silver or gold, which could be made anew from what is upstream.",
             way_out=f"To read its source from the beginning: streams resume {name} --accept-loss",
         )
+    with service.hold(name):
+        return _reset(name, service, declared[name], progress)
+
+
+def _reset(name: str, service: Service, declared: Flow, progress: Callable[[str], None]) -> Reset:
     beside = replace(service, rebuilding=name, _made=set())
     live, made = service.lake.table(name), beside.lake.table(name)
     checkpoint, new_checkpoint = service.checkpoint(name), beside.checkpoint(name)
     storage = Storage(service.spark)
     for left_over in (made, new_checkpoint.path):
         storage.delete(left_over)
-    service.prepare(declared[name])
-    was = checkpoint.newest_batch()
+    service.prepare(declared)
     progress(f"making {name} anew in {made}")
     flow = all_flows(service.settings, beside.lake)[name]
     run = drain(flow, beside)
-    if checkpoint.newest_batch() != was:
-        raise RetriableError(
-            "FLOW_RUNNING",
-            f"{name} was run while its table was made anew.",
-            way_out="Stop what runs it (streams up), and call again.",
-        )
+    service.check_held(name)
     progress("bringing the live table to it, in one commit")
     processor = flow.processor
     assert isinstance(processor, Upsert)

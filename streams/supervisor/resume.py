@@ -17,7 +17,15 @@ def resume_after_loss(flow: Flow, service: Service) -> str:
 
     A new checkpoint is a new identity, so no batch of it is taken for one of the old. What the flow reads a
     second time is a duplicate, which the merges downstream leave out.
+
+    Raises:
+        RetriableError: ``FLOW_RUNNING``: another process holds the flow.
     """
+    with service.hold(flow.name):
+        return _begin_anew(flow, service)
+
+
+def _begin_anew(flow: Flow, service: Service) -> str:
     checkpoint = service.checkpoint(flow.name)
     source = flow.inputs[0].source
     start = source.go_on_from(checkpoint) if isinstance(source, KafkaSource) else {}

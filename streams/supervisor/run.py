@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -20,7 +21,8 @@ from streams.telemetry.logs import bound
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.streaming.query import StreamingQuery
 
     from streams.flows.flow import Flow
     from streams.supervisor.service import Service
@@ -40,13 +42,53 @@ class FlowRun:
     flow: str
     audits: list[BatchAudit] = field(default_factory=list)
     is_through: bool = True
+    elsewhere: Counter[str] = field(default_factory=Counter)  # what another process did for it
+
+    @property
+    def batches(self) -> int:
+        """How many batches had rows."""
+        return len(self.audits) + self.elsewhere["batches"]
 
     def total(self, count: str) -> int:
         """The sum of one of `RowCounts`' fields."""
-        return sum(getattr(audit.counts, count) for audit in self.audits)
+        return sum(int(getattr(audit.counts, count)) for audit in self.audits) + self.elsewhere[count]
 
 
-def drain(flow: Flow, service: Service, is_over: Callable[[int], bool] = lambda _: False) -> FlowRun:
+class Stall:
+    """Tells a query in which nothing moves any more from one that is at work, and ends it."""
+
+    def __init__(self, spark: SparkSession, query: StreamingQuery) -> None:
+        self._spark, self._query = spark, query
+        self._at = self.progress()
+        self.has_ended_it = False
+
+    def has_moved(self) -> bool:
+        """Whether anything was done since this was asked last."""
+        before, self._at = self._at, self.progress()
+        return before != self._at
+
+    def progress(self) -> list[object]:
+        """Changes with each batch, job and task. Asked of Spark's own bookkeeping; runs no job."""
+        last, tracker = self._query.lastProgress, self._spark.sparkContext.statusTracker()
+        seen: list[object] = [last and last["batchId"]]
+        for job in sorted(tracker.getJobIdsForGroup(str(self._query.runId))):
+            stages = [tracker.getStageInfo(stage) for stage in getattr(tracker.getJobInfo(job), "stageIds", ())]
+            seen += [job, [stage.numCompletedTasks for stage in stages if stage is not None]]
+        return seen
+
+    def end_it(self) -> None:
+        """Cancel its jobs, and let its thread come back with an error."""
+        self.has_ended_it = True
+        self._spark.sparkContext.cancelJobGroup(str(self._query.runId))
+        self._query.stop()
+
+
+def drain(
+    flow: Flow,
+    service: Service,
+    is_over: Callable[[int], bool] = lambda _: False,
+    on_start: Callable[[Stall], None] = lambda _: None,
+) -> FlowRun:
     """Run a flow until its sources, as they stood at the start, are through.
 
     The same call serves the daily job, which makes it once, and the supervisor, which makes it again whenever
@@ -57,13 +99,14 @@ def drain(flow: Flow, service: Service, is_over: Callable[[int], bool] = lambda 
         service: where.
         is_over: asked before each batch, with the number of those that are done, whether to end before everything is
             through.
+        on_start: given what tells whether the query that was just started has stalled.
 
     Raises:
         FatalError: going on would lose data, or a check stops the flow.
         RetriableError: anything else; the same call may succeed later.
     """
     with bound(run=service.run_id, flow=flow.name):
-        query = _Query(flow, service, is_over)
+        query = _Query(flow, service, is_over, on_start)
         try:
             done = query.run()
         except Exception as error:
@@ -75,8 +118,10 @@ def drain(flow: Flow, service: Service, is_over: Callable[[int], bool] = lambda 
 
 
 class _Query:
-    def __init__(self, flow: Flow, service: Service, is_over: Callable[[int], bool]) -> None:
-        self.flow, self.service, self.is_over = flow, service, is_over
+    def __init__(
+        self, flow: Flow, service: Service, is_over: Callable[[int], bool], on_start: Callable[[Stall], None]
+    ) -> None:
+        self.flow, self.service, self.is_over, self.on_start = flow, service, is_over, on_start
         self.done = FlowRun(flow.name)
         self.error: BaseException | None = None
         self.interrupted: int | None = None
@@ -109,17 +154,31 @@ class _Query:
             .trigger(availableNow=True)
             .start()
         )
+        stall = Stall(service.spark, query)
+        self.on_start(stall)
         try:
             query.awaitTermination()
         except StreamingQueryException:
+            if stall.has_ended_it:
+                raise self._stalled() from None
             # What was raised in `_on_batch` comes back as text; the error itself is kept there.
             if isinstance(self.error, _EndedError):
                 return self.done
             raise self.error or query.exception() or RetriableError("QUERY_FAILED", "The query failed.") from None
         finally:
             query.stop()
+        if stall.has_ended_it:
+            raise self._stalled()
         checkpoint.remember_through(position)
         return self.done
+
+    def _stalled(self) -> RetriableError:
+        return RetriableError(
+            "FLOW_STALLED",
+            f"Nothing moved in a batch of {self.flow.name} for {self.service.settings.restart.stall_seconds:g} s; it "
+            "was ended.",
+            way_out="It is tried again. A longer patience is restart.stall_seconds.",
+        )
 
     def _on_batch(self, rows: DataFrame, batch_id: int) -> None:
         try:
@@ -142,6 +201,7 @@ class _Query:
             rows=rows,
             spark=rows.sparkSession,
             is_repeated=batch_id == self.interrupted,
+            fence=lambda: self.service.check_held(self.flow.name),
         )
         # Spark calls from a thread of its own, which knows nothing of what the caller's is bound to.
         with bound(run=self.service.run_id, flow=self.flow.name, batch=batch_id):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,9 @@ from streams.checkpoint import Checkpoint
 from streams.lake import Lake
 from streams.session import build_session
 from streams.sinks.table import ensure_table
+from streams.small_files import small_files
 from streams.storage import Storage
+from streams.supervisor.lease import Holder, Leases
 from streams.telemetry.audit import AUDIT
 from streams.telemetry.events import tell
 from streams.telemetry.logs import configure_logging
@@ -34,13 +36,19 @@ def new_run_id() -> str:
 
 @dataclass(frozen=True)
 class Service:
-    """One process's work on one lake; `rebuilding` names the flow whose table is made anew (see `reset`)."""
+    """One process's work on one lake.
+
+    Attributes:
+        leases: what keeps other processes from the flows that this one runs; None where there are none.
+        rebuilding: the flow whose table is made anew (see `reset`).
+    """
 
     spark: SparkSession
     settings: Settings
     run_id: str
     listeners: tuple[Listener, ...] = ()
     draining: threading.Event = field(default_factory=threading.Event)
+    leases: Leases | None = None
     rebuilding: str | None = None
     _made: set[str] = field(default_factory=set)
     _making: threading.Lock = field(default_factory=threading.Lock)
@@ -58,6 +66,15 @@ class Service:
     def tell(self, event: Event) -> None:
         """Tell the listeners of what was done."""
         tell(self.listeners, event)
+
+    def hold(self, flow: str) -> AbstractContextManager[None]:
+        """Keep other processes from a flow, for a block; raises ``FLOW_RUNNING`` where one holds it."""
+        return self.leases.held(flow) if self.leases else nullcontext()
+
+    def check_held(self, flow: str) -> None:
+        """Make sure that this process still holds the flow; raises ``LEASE_LOST``."""
+        if self.leases is not None:
+            self.leases.check(flow)
 
     def prepare(self, flow: Flow) -> None:
         """Make the tables that the flow needs, or bring them up to their declarations; once a process."""
@@ -87,7 +104,10 @@ def started(
     run_id = new_run_id()
     configure_logging(settings.logging, run_id)
     spark = build_session(settings, progress)
+    files = small_files(settings.checkpoints.root)
+    leases = Leases(files, Holder.this_process(run_id), settings.lease.expires_seconds)
     try:
-        yield Service(spark, settings, run_id, tuple(listeners))
+        yield Service(spark, settings, run_id, tuple(listeners), leases=leases)
     finally:
+        leases.close()
         spark.stop()

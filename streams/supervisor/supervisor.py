@@ -21,17 +21,18 @@ from streams.micro_batch import BatchHeldError
 from streams.small_files import small_files
 from streams.supervisor.control import Change, Control, FlowReport, Order, Process
 from streams.supervisor.maintenance import SHARED
-from streams.supervisor.run import drain
+from streams.supervisor.run import Stall, drain
 from streams.supervisor.turns import Turns
 from streams.supervisor.upkeep import Upkeep
 from streams.telemetry.events import BatchDone, FlowChanged
 from streams.telemetry.logs import bound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from streams.flows.flow import Flow
     from streams.settings import RestartSettings
+    from streams.supervisor.run import FlowRun
     from streams.supervisor.service import Service
     from streams.telemetry.events import Event
 
@@ -46,6 +47,7 @@ class State(StrEnum):
     """What a flow is doing."""
 
     STARTING = "starting"
+    STANDBY = "standby"  # another process holds it; this one takes over when that is gone
     WAITING = "waiting"  # its sources have nothing new
     QUEUED = "queued"  # its sources have something; other flows are at work
     RUNNING = "running"
@@ -60,6 +62,7 @@ class State(StrEnum):
 # Changes to and from these are what people ask about later; the others come and go with each batch.
 _NOTABLE: Final = frozenset({State.BACKING_OFF, State.HELD, State.PAUSED, State.FAILED, State.STOPPED})
 _CHANGES_KEPT: Final = 200
+_SHARED_LEASE: Final = "_shared tables"  # whose holder looks after the tables that no flow has for itself
 _CONTROL_SECONDS: Final = 2.0
 _REPORT_SECONDS: Final = 10.0  # at least so often, that its age tells whether the service lives
 
@@ -71,6 +74,9 @@ class _Tended:
     since: str = field(default_factory=_now)
     error: StreamsError | Exception | None = None
     order: Order = field(default_factory=Order)
+    answered: int = 0  # of the order's asks, how many are through
+    stall: Stall | None = None  # of the query that runs
+    moved_at: float = field(default_factory=time.monotonic)  # when anything of it was last seen to move
     ends_early: bool = False  # was paused or is to start again: its query ends after the batch
     counts: Counter[str] = field(default_factory=Counter)
     last_batch_at: str | None = None
@@ -91,9 +97,12 @@ class _Tended:
             batches=self.counts["batches"],
             rows_read=self.counts["rows_read"],
             rows_written=self.counts["rows_written"],
+            rows_duplicate=self.counts["rows_duplicate"],
+            rows_stale=self.counts["rows_stale"],
             rows_error=self.counts["rows_error"],
             last_batch_at=self.last_batch_at,
-            holder=holder,
+            holder="" if self.state is State.STANDBY else holder,
+            answered=self.answered,
         )
 
 
@@ -103,6 +112,9 @@ class Supervisor:
     A flow is run when the position of one of its sources has changed. Nothing polls through Spark, and a flow
     whose upstream has just written is woken at once. So many flows are at work at once as `settings.scheduling`
     allows: more would only make each other slow, and what a flow finds when its turn comes is one batch, not many.
+
+    A flow that another process holds is left to it, and taken over when that process is gone: a second supervisor on
+    the same lake stands by.
     """
 
     def __init__(self, flows: Iterable[Flow], service: Service) -> None:
@@ -142,7 +154,10 @@ class Supervisor:
             thread.join(max(0.0, deadline - time.monotonic()))
         with suppress(StreamsError):
             self._say(self.reports())
-        return not any(thread.is_alive() for thread in self._threads)
+        has_ended = not any(thread.is_alive() for thread in self._threads)
+        if has_ended and self._service.leases is not None:
+            self._service.leases.release(*self._tended, _SHARED_LEASE)
+        return has_ended
 
     def states(self) -> dict[str, State]:
         """What each flow is doing."""
@@ -173,33 +188,53 @@ class Supervisor:
             while not self._service.draining.is_set():
                 tended.ends_early = False
                 if tended.state is State.FAILED:
-                    self._pause(_CONTROL_SECONDS)
+                    self._wait_aside(tended, State.FAILED)
                 elif tended.order.paused:
-                    self._become(tended, State.PAUSED)
-                    self._pause(_CONTROL_SECONDS)
+                    self._wait_aside(tended, State.PAUSED)
                 else:
                     try:
-                        self._run_if_needed(tended)
+                        self._run_if_held(tended)
                     except Exception as error:
                         self._on_failure(tended, error)
             if tended.state is not State.FAILED:
                 self._become(tended, State.STOPPED)
+
+    def _wait_aside(self, tended: _Tended, state: State) -> None:
+        """Until a person wants something; who mends the flow by a command meanwhile may hold it."""
+        self._become(tended, state)
+        if self._service.leases is not None:
+            self._service.leases.release(tended.flow.name)
+        self._pause(_CONTROL_SECONDS)
+
+    def _run_if_held(self, tended: _Tended) -> None:
+        leases = self._service.leases
+        if leases is None or leases.acquire(tended.flow.name):
+            if tended.state is State.STANDBY:
+                # Its holder went further than what this process saw of its sources.
+                tended.seen, tended.error, tended.failures = None, None, 0
+                self._become(tended, State.STARTING)
+            self._run_if_needed(tended)
+        else:
+            tended.error = None
+            self._become(tended, State.STANDBY)
+            self._pause(_CONTROL_SECONDS)
 
     def _run_if_needed(self, tended: _Tended) -> None:
         service = self._service
         if tended.state is State.STARTING:
             service.prepare(tended.flow)
         position = tended.flow.position(service.spark)
-        if position != tended.seen:
+        if position != tended.seen or tended.order.asks > tended.answered:
             self._become(tended, State.QUEUED)
             with self._turns.turn(service.settings.scheduling.turn_seconds) as is_over:
                 if service.draining.is_set() or tended.ends_early:
                     return
                 self._become(tended, State.RUNNING)
                 # Asked again: what has come since is done in this turn.
-                position = tended.flow.position(service.spark)
-                # A turn is one batch at least: two flows that make room for each other both get on.
-                run = drain(tended.flow, service, lambda done: tended.ends_early or (done > 0 and is_over()))
+                asks, position = tended.order.asks, tended.flow.position(service.spark)
+                run = self._drain(tended, is_over)
+            if run.is_through:
+                tended.answered = max(tended.answered, asks)
             tended.seen, tended.failures, tended.error = position if run.is_through else None, 0, None
             self._become(tended, State.WAITING if run.is_through else State.QUEUED)
             self._notify()
@@ -211,6 +246,32 @@ class Supervisor:
         elif tended.state is not State.WAITING:
             self._become(tended, State.WAITING)
         self._pause(service.settings.flow(tended.flow.name).poll_seconds)
+
+    def _drain(self, tended: _Tended, is_over: Callable[[], bool]) -> FlowRun:
+        def on_start(stall: Stall) -> None:
+            tended.stall, tended.moved_at = stall, time.monotonic()
+
+        try:
+            # A turn is one batch at least: two flows that make room for each other both get on.
+            return drain(
+                tended.flow, self._service, lambda done: tended.ends_early or (done > 0 and is_over()), on_start
+            )
+        finally:
+            tended.stall = None
+
+    def _end_stalled(self) -> None:
+        """End the queries in which nothing has moved for too long; their flows then try again."""
+        now, patience = time.monotonic(), self._service.settings.restart.stall_seconds
+        for tended in self._tended.values():
+            stall = tended.stall
+            if stall is None or stall.has_ended_it:
+                continue
+            if stall.has_moved():
+                tended.moved_at = now
+            elif now - tended.moved_at > patience:
+                log.error("flow has stalled; its query is ended", flow=tended.flow.name, seconds=now - tended.moved_at)
+                # Not in this thread: a query that does not come back must not keep the others from being watched.
+                threading.Thread(target=stall.end_it, name=f"ending {tended.flow.name}", daemon=True).start()
 
     def _on_failure(self, tended: _Tended, error: Exception) -> None:
         tended.error, tended.seen = error, None
@@ -265,6 +326,7 @@ class Supervisor:
         while not self._service.draining.wait(_CONTROL_SECONDS):
             try:
                 self._obey()
+                self._end_stalled()
                 reports = self.reports()
                 if reports != said or time.monotonic() - said_at > _REPORT_SECONDS:
                     self._say(reports)
@@ -282,10 +344,18 @@ class Supervisor:
         """Tables that no flow has for itself."""
         while not self._service.draining.wait(_CONTROL_SECONDS):
             for table in SHARED:
-                if self._upkeep.is_due(table):
+                if self._upkeep.is_due(table) and self._holds_shared():
                     with self._turns.turn(self._service.settings.scheduling.turn_seconds):
                         if not self._service.draining.is_set():
                             self._upkeep.look_after(table)
+
+    def _holds_shared(self) -> bool:
+        leases = self._service.leases
+        try:
+            return leases is None or leases.acquire(_SHARED_LEASE)
+        except StreamsError as error:
+            log.warning("shared tables can't be looked after", error=str(error))
+            return False
 
     def _obey(self) -> None:
         for name, order in self.control.orders().items():
