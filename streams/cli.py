@@ -176,7 +176,7 @@ def _run_under_key(key: str, job: str, service: Service, as_json: bool) -> bool:
     if known is not None:
         _show_result(list(known.rows), as_json)
         if known.error:
-            raise StreamsError(known.error[1], known.error[0])
+            raise (ConfigurationError if known.exit_code == 2 else StreamsError)(known.error[1], known.error[0])
         return known.exit_code == 0
     try:
         rows, has_passed = _run(job, service, as_json)

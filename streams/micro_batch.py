@@ -382,7 +382,7 @@ def process(processor: Processor, batch: MicroBatch, audit_table: str, results_r
         is_recovered=batch.is_repeated,
         code_version=CODE_VERSION,
     )
-    _write_once(batch, audit_frame(batch.spark, audit), audit_table)
+    _write_once(batch, audit_frame(batch.spark, audit), audit_table, ledger=True)
     _write_results(batch, audit, results_root)
     batch.passes("audit_written")
     return audit
@@ -403,13 +403,13 @@ def _write_results(batch: MicroBatch, audit: BatchAudit, results_root: str) -> N
 def write_lane(batch: MicroBatch, rows: DataFrame, lane: str) -> Commit:
     """Append rows to the error lane (see `lane_rows` for their columns)."""
     with batch.phase("lane"):
-        return _write_once(batch, lane_rows(rows, batch.identity, batch.run_id), lane)
+        return _write_once(batch, lane_rows(rows, batch.identity, batch.run_id), lane, ledger=False)
 
 
-def _write_once(batch: MicroBatch, rows: DataFrame, table: str) -> Commit:
+def _write_once(batch: MicroBatch, rows: DataFrame, table: str, *, ledger: bool) -> Commit:
     """Append to a table that describes batches, unless an earlier process already did."""
     already = find_commit(batch.spark, table, batch.identity) if batch.is_repeated else None
-    return already or append(rows, table, batch.identity, ledger=True)
+    return already or append(rows, table, batch.identity, ledger=ledger)
 
 
 def _versions(commits: dict[str, Commit | None]) -> dict[str, int]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from streams.errors import FatalError
+from streams.errors import FatalError, RetriableError
 from streams.storage import Storage
 
 if TYPE_CHECKING:
@@ -45,21 +46,32 @@ def find_commit(spark: SparkSession, path: str, batch: BatchIdentity) -> Commit 
     return None
 
 
-def commit_of(spark: SparkSession, path: str, batch: BatchIdentity) -> Commit:
+def commit_of(spark: SparkSession, path: str, batch: BatchIdentity, writer: str) -> Commit:
     """The commit that was just made for this batch.
 
     Raises:
+        RetriableError: ``BATCH_WRITTEN_ELSEWHERE``: Delta left the write out, because another process has made it.
         FatalError: ``COMMIT_MISSING``: the table's log does not hold it.
     """
     commit = find_commit(spark, path, batch)
     if commit is None:
         raise FatalError("COMMIT_MISSING", f"The log of {path} does not hold the commit of {batch.as_dict()}.")
+    if commit.metadata.get("writer") != writer:
+        raise RetriableError(
+            "BATCH_WRITTEN_ELSEWHERE",
+            f"Batch {batch.batch_id} of {batch.flow} was written by another process, which has taken the flow over.",
+        )
     return commit
 
 
-def metadata_of(batch: BatchIdentity, **facts: object) -> str:
+def new_writer() -> str:
+    """Names one write, so that its commit can be told from another's of the same batch."""
+    return uuid.uuid4().hex[:12]
+
+
+def metadata_of(batch: BatchIdentity, writer: str, **facts: object) -> str:
     """What a batch writes into its commit (Delta's ``userMetadata``)."""
-    return json.dumps(batch.as_dict() | facts)
+    return json.dumps(batch.as_dict() | {"writer": writer} | facts)
 
 
 def _is_commit(name: str) -> bool:

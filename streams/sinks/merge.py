@@ -9,7 +9,7 @@ from delta.tables import DeltaTable
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
-from streams.sinks.commits import Commit, commit_of, metadata_of
+from streams.sinks.commits import Commit, commit_of, metadata_of, new_writer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,12 +89,13 @@ def merge(rows: DataFrame, path: str, ranking: Ranking, batch: BatchIdentity, fa
     is_new = None
     if GONE in rows.columns:
         merging, is_new = merging.whenMatchedDelete(f"new.{GONE}"), f"NOT new.{GONE}"
-    _describe_next_commit(spark, batch, facts)
+    writer = new_writer()
+    _describe_next_commit(spark, batch, writer, facts)
     try:
         merging.whenMatchedUpdateAll(newer).whenNotMatchedInsertAll(is_new).execute()
     finally:
         _forget_next_commit(spark)
-    return commit_of(spark, path, batch)
+    return commit_of(spark, path, batch, writer)
 
 
 def replace_rows(rows: DataFrame, path: str, ranking: Ranking, note: str) -> tuple[int, int, int]:
@@ -145,8 +146,8 @@ _COMMIT_KEYS = (
 )
 
 
-def _describe_next_commit(spark: SparkSession, batch: BatchIdentity, facts: dict[str, int]) -> None:
-    values = (batch.app_id, str(batch.batch_id), metadata_of(batch, **facts))
+def _describe_next_commit(spark: SparkSession, batch: BatchIdentity, writer: str, facts: dict[str, int]) -> None:
+    values = (batch.app_id, str(batch.batch_id), metadata_of(batch, writer, **facts))
     for key, value in zip(_COMMIT_KEYS, values, strict=True):
         spark.conf.set(key, value)
 

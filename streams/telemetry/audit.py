@@ -115,6 +115,15 @@ class BatchAudit:
     checks: tuple[CheckOutcome, ...] = field(default=())
 
 
+def read_audit(spark: SparkSession, path: str) -> DataFrame:
+    """The audit (see `AUDIT`), a row a batch.
+
+    A process that is stopped just before it writes its row, and goes on when another has taken its flow over and
+    written that batch's row, writes a second one, which says the same: here it is left out.
+    """
+    return spark.read.format("delta").load(path).dropDuplicates(["flow", "checkpoint_id", "batch_id"])
+
+
 def audit_frame(spark: SparkSession, audit: BatchAudit) -> DataFrame:
     """The audit's row, as a DataFrame of one row (see `AUDIT`). Made in the JVM: no Python worker is started for it."""
     row = audit.batch.as_dict() | vars(audit.counts)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from delta.tables import DeltaTable
 
 from streams.errors import ConfigurationError, RetriableError
-from streams.supervisor import reset as module
+from streams.small_files import small_files
+from streams.supervisor.lease import Holder, Leases
 from streams.supervisor.reset import reset
 from tests.spark.flow_bench import Bench, order_event, rate, tombstone
 
@@ -75,21 +78,15 @@ def test_rows_of_the_lane_are_judged_anew_and_wait_once(bench: Bench) -> None:
     assert made.total("rows_read") == 0, "nothing differs, so nothing is told"
 
 
-def test_a_flow_that_runs_meanwhile_is_left_as_it_is(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    drain = module.drain
-
-    def drained_twice(flow: object, service: object) -> object:
-        done = drain(flow, service)  # type: ignore[arg-type]
-        bench.put("bronze.order_events", "kafka_events", [order_event(8, 1)])
-        bench.run("silver.order_events")
-        return done
-
-    monkeypatch.setattr(module, "drain", drained_twice)
-    with pytest.raises(RetriableError) as caught:
-        reset("silver.order_events", bench.service)
-    assert caught.value.code == "FLOW_RUNNING"
-    monkeypatch.undo()
-    assert reset("silver.order_events", bench.service).inserted == 0
+def test_a_flow_that_another_process_holds_is_left_as_it_is(bench: Bench) -> None:
+    files = small_files(bench.service.settings.checkpoints.root)
+    mine, others = (Leases(files, Holder(name, "etl-1", 7), 20) for name in ("mine", "others"))
+    with closing(mine), closing(others):
+        service = replace(bench.service, leases=mine)
+        with others.held("silver.order_events"), pytest.raises(RetriableError) as caught:
+            reset("silver.order_events", service)
+        assert caught.value.code == "FLOW_RUNNING"
+        assert reset("silver.order_events", service).inserted == 0
 
 
 @pytest.mark.parametrize(
