@@ -20,6 +20,7 @@ from streams.errors import ConfigurationError, FatalError, StreamsError, Unavail
 from streams.micro_batch import BatchHeldError
 from streams.small_files import small_files
 from streams.supervisor.control import Change, Control, FlowReport, Order, Process
+from streams.supervisor.lease import LeaseLostError
 from streams.supervisor.maintenance import SHARED
 from streams.supervisor.run import Stall, drain
 from streams.supervisor.turns import Turns
@@ -215,9 +216,12 @@ class Supervisor:
                 self._become(tended, State.STARTING)
             self._run_if_needed(tended)
         else:
-            tended.error = None
-            self._become(tended, State.STANDBY)
-            self._pause(_CONTROL_SECONDS)
+            self._stand_by(tended)
+
+    def _stand_by(self, tended: _Tended) -> None:
+        tended.error = None
+        self._become(tended, State.STANDBY)
+        self._pause(_CONTROL_SECONDS)
 
     def _run_if_needed(self, tended: _Tended) -> None:
         service = self._service
@@ -275,6 +279,10 @@ class Supervisor:
 
     def _on_failure(self, tended: _Tended, error: Exception) -> None:
         tended.error, tended.seen = error, None
+        if self._has_lost(tended.flow.name):
+            log.warning("another process may hold the flow by now; this one stands by", error=str(error))
+            self._stand_by(tended)
+            return
         restart = self._service.settings.restart
         facts = {"code": error.code, "way_out": error.way_out} if isinstance(error, StreamsError) else {}
         if isinstance(error, FatalError | ConfigurationError):
@@ -294,6 +302,13 @@ class Supervisor:
         self._become(tended, State.HELD if isinstance(error, BatchHeldError) else State.BACKING_OFF)
         with self._wake:
             self._wake.wait_for(lambda: self._service.draining.is_set() or tended.ends_early, pause)
+
+    def _has_lost(self, flow: str) -> bool:
+        try:
+            self._service.check_held(flow)
+        except LeaseLostError:
+            return True
+        return False
 
     def _is_hopeless(self, tended: _Tended, restart: RestartSettings) -> bool:
         now = time.monotonic()
