@@ -138,7 +138,7 @@ def run(
 
     if job != DAILY:
         job_named(job)
-    with _service(env, config) as service, _draining_on_signal(service):
+    with _service(env, config, job) as service, _draining_on_signal(service):
         if job == DAILY:
             has_passed = _run_day(service, as_json)
         else:
@@ -187,7 +187,7 @@ def up(env: Env = "dev", config: Config = None) -> None:
     from streams.flows import all_flows
     from streams.supervisor.supervisor import Supervisor
 
-    with _service(env, config) as service, _draining_on_signal(service):
+    with _service(env, config, "up") as service, _draining_on_signal(service):
         supervisor = Supervisor(all_flows(service.settings).values(), service)
         supervisor.start()
         err.print(f"{len(supervisor.states())} flows are up. Ctrl-C lets them end.", highlight=False)
@@ -580,11 +580,12 @@ def _control_of(flow: str, env: str, config: str | None) -> Control:
 
 
 @contextmanager
-def _service(env: str, config: str | None) -> Iterator[Service]:
+def _service(env: str, config: str | None, command: str | None = None) -> Iterator[Service]:
     """The session and what goes with it, for one command."""
     from streams.supervisor.service import started
 
-    with started(_settings(env, config), progress=lambda line: err.print(line, highlight=False)) as service:
+    settings = _settings(env, config)
+    with started(settings, progress=lambda line: err.print(line, highlight=False), command=command) as service:
         yield service
 
 

@@ -13,6 +13,7 @@ from streams.lake import Lake
 from streams.session import build_session
 from streams.sinks.table import ensure_table
 from streams.storage import Storage
+from streams.supervisor.lineage import lineage_listener
 from streams.telemetry.audit import AUDIT
 from streams.telemetry.events import tell
 from streams.telemetry.logs import configure_logging
@@ -76,6 +77,7 @@ def started(
     settings: Settings,
     listeners: Iterable[Listener] = (),
     progress: Callable[[str], None] | None = None,
+    command: str | None = None,
 ) -> Iterator[Service]:
     """A service with a Spark session of its own, which ends with the block.
 
@@ -83,11 +85,14 @@ def started(
         settings: the configuration.
         listeners: told of what is done (see `streams.telemetry.events`).
         progress: told, for people, of what takes long at the start.
+        command: what runs the flows, as lineage calls it: ``up``, ``daily`` or a job's name.
     """
     run_id = new_run_id()
     configure_logging(settings.logging, run_id)
     spark = build_session(settings, progress)
+    draining = threading.Event()
     try:
-        yield Service(spark, settings, run_id, tuple(listeners))
+        with lineage_listener(settings, spark, command, draining.is_set) as lineage:
+            yield Service(spark, settings, run_id, (*listeners, *lineage), draining)
     finally:
         spark.stop()
