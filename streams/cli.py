@@ -101,6 +101,32 @@ def flows(
 
 
 @app.command()
+def lineage(
+    column: Annotated[str, typer.Argument(help="A column: layer.table.column.")],
+    env: Env = "dev",
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show where a column comes from, up to the sources, and what decides its values.
+
+    It is read from the plans of the flows' own code, so Spark is started; no table is looked at.
+
+    Example: `streams lineage gold.fact_orders.reporting_amount`
+    """
+    from dataclasses import asdict
+
+    from streams.flows.lineage import Lineages
+    from streams.flows.origins import origin_of, origin_tree
+
+    with _service(env, config) as service:
+        found = origin_of(Lineages(service.settings, service.spark), column)
+    if as_json:
+        out.print_json(json.dumps(asdict(found)))
+    else:
+        out.print(origin_tree(found), highlight=False)
+
+
+@app.command()
 def validate(
     env: Annotated[str | None, typer.Option("--env", help="Only this one.")] = None,
     config: Config = None,

@@ -372,7 +372,10 @@ class LineageEvents:
         }
         if dataset.fields:
             told["schema"] = facets.schema_dataset.SchemaDatasetFacet(
-                [facets.schema_dataset.SchemaDatasetFacetFields(one.name, one.type, fields=None) for one in dataset.fields]
+                [
+                    facets.schema_dataset.SchemaDatasetFacetFields(one.name, one.type, fields=None)
+                    for one in dataset.fields
+                ]
             )
         if dataset.path is not None:
             told["storage"] = facets.storage_dataset.StorageDatasetFacet("delta", "parquet")

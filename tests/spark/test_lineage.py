@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -10,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from pyspark.sql import functions as F
+from rich.console import Console
 
 from batch_adapters.adapter import ADDED
 from streams.checkpoint import BatchIdentity
 from streams.delta_log import table_version
-from streams.errors import FatalError
+from streams.errors import ConfigurationError, FatalError
 from streams.flows.bronze import judge_typed
 from streams.flows.datasets import FILE_FIELDS, KAFKA_FIELDS
 from streams.flows.gold import GOLD_TABLES
 from streams.flows.lineage import Lineages
+from streams.flows.origins import Origin, origin_of, origin_tree
 from streams.flows.plan import Origins, read_plan, tagged
 from streams.micro_batch import MicroBatch, Upsert
 from streams.quality.contract_expressions import spark_schema
@@ -38,28 +41,27 @@ if TYPE_CHECKING:
     from streams.flows.flow import Flow
     from streams.telemetry.lineage import FlowLineage
 
-TARGETS = {
-    "snowflake": {
-        "account": "org-shop",
-        "user": "w",
-        "password": "env:HOME",
-        "database": "ANALYTICS",
-        "schema": "GOLD",
-    },
-    "redshift": {
-        "cluster_identifier": "shop",
-        "region": "eu-central-1",
-        "user": "w",
-        "database": "analytics",
-        "schema": "gold",
-        "staging": "s3://staging/loads",
-    },
-}
-
 
 @pytest.fixture(scope="module")
 def lineages(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Lineages:
-    return Lineages(settings_for(tmp_path_factory.mktemp("lineage"), targets=TARGETS), spark)
+    folder = tmp_path_factory.mktemp("lineage")
+    warehouses = {
+        "snowflake": {
+            "account": "org-shop",
+            "user": "w",
+            "password": f"file:{folder}/hash.key",
+            "database": "ANALYTICS",
+        },
+        "redshift": {
+            "cluster_identifier": "shop",
+            "region": "eu-central-1",
+            "user": "w",
+            "database": "analytics",
+            "schema": "gold",
+            "staging": "s3://staging/loads",
+        },
+    }
+    return Lineages(settings_for(folder, targets=warehouses), spark)
 
 
 def known(lineages: Lineages, flow: str) -> FlowLineage:
@@ -141,13 +143,35 @@ def test_what_is_read_and_written_is_named_as_others_name_it(lineages: Lineages)
     } == (expected)
     outputs = {flow: known(lineages, flow).output for flow in ("snowflake.fact_orders", "redshift.fact_orders")}
     assert [(one.namespace, one.name, one.fields[0].name) for one in outputs.values()] == [
-        ("snowflake://org-shop", "ANALYTICS.GOLD.FACT_ORDERS", "ORDER_ID"),
+        ("snowflake://org-shop", "ANALYTICS.PUBLIC.FACT_ORDERS", "ORDER_ID"),
         ("redshift://shop.eu-central-1:5439", "analytics.gold.fact_orders", "order_id"),
     ]
     lane = known(lineages, "silver.orders").lane
     assert lane is not None
     assert lane.name == f"{root}/error_lane/silver/flow=silver.orders"
     assert lane in known(lineages, "silver.orders").inputs
+
+
+def test_a_column_is_followed_up_to_the_sources(lineages: Lineages) -> None:
+    def ends(origin: Origin) -> set[str]:
+        return {end for one in origin.made_of for end in ends(one)} or {f"{origin.table}.{origin.column}"}
+
+    assert ends(origin_of(lineages, "snowflake.fact_orders.AMOUNT")) == {
+        "kafka://localhost:1 order_events.amount",
+        "snowflake://shop SHOP.PUBLIC.ORDERS.amount",
+    }
+    customer = origin_of(lineages, "gold.dim_customer.email_hash")
+    (version,) = customer.made_of
+    (mail,) = version.made_of
+    assert (mail.table, mail.column, mail.is_masked) == ("bronze.snowflake_customers", "email", True)
+    assert "bronze.snowflake_customers.is_deleted" in version.decided_by
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(origin_tree(customer))
+    assert "bronze.snowflake_customers.email  transformed, hashed" in shown.getvalue()
+    for column in ("gold.dim_customer.nothing", "gold.nothing.email", "nothing"):
+        with pytest.raises(ConfigurationError) as caught:
+            origin_of(lineages, column)
+        assert caught.value.code == "COLUMN_UNKNOWN"
 
 
 def test_bronze_is_as_its_own_code_has_it(spark: SparkSession, lineages: Lineages) -> None:
@@ -285,7 +309,7 @@ def test_runs_are_told_as_they_were(spark: SparkSession, tmp_path: Path) -> None
     assert version_of(replay, own) is None
     assert version_of(replay, bronze) == str(table_version(spark, bronze) - 1)  # then four rows were put there by hand
     table = lake.table("silver.fx_rates")
-    assert ([one["name"] for one in silver["inputs"]][0], rows_of(silver)[table]) == (bronze, 1)
+    assert (silver["inputs"][0]["name"], rows_of(silver)[table]) == (bronze, 1)
     assert version_of(silver_again, table) == str(table_version(spark, table))
     assert checks_of(silver) == {"no rate above 5": False, "row_count < 4": True}
     assert checks_of(silver_again) == {"no rate above 5": True, "row_count < 4": True}
