@@ -102,6 +102,32 @@ def flows(
 
 
 @app.command()
+def lineage(
+    column: Annotated[str, typer.Argument(help="A column: layer.table.column.")],
+    env: Env = "dev",
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show where a column comes from, up to the sources, and what decides its values.
+
+    It is read from the plans of the flows' own code, so Spark is started; no table is looked at.
+
+    Example: `streams lineage gold.fact_orders.reporting_amount`
+    """
+    from dataclasses import asdict
+
+    from streams.flows.lineage import Lineages
+    from streams.flows.origins import origin_of, origin_tree
+
+    with _service(env, config) as service:
+        found = origin_of(Lineages(service.settings, service.spark), column)
+    if as_json:
+        out.print_json(json.dumps(asdict(found)))
+    else:
+        out.print(origin_tree(found), highlight=False)
+
+
+@app.command()
 def validate(
     env: Annotated[str | None, typer.Option("--env", help="Only this one.")] = None,
     config: Config = None,
@@ -144,7 +170,7 @@ def run(
 
     if job != DAILY:
         job_named(job)
-    with _service(env, config) as service, _draining_on_signal(service):
+    with _service(env, config, job) as service, _draining_on_signal(service):
         has_passed = _run_under_key(run_key, job, service, as_json) if run_key else _run(job, service, as_json)[1]
     if not has_passed:
         raise typer.Exit(1)
@@ -220,7 +246,7 @@ def up(env: Env = "dev", config: Config = None) -> None:
     from streams.flows import all_flows
     from streams.supervisor.supervisor import Supervisor
 
-    with _service(env, config) as service, _draining_on_signal(service):
+    with _service(env, config, "up") as service, _draining_on_signal(service):
         supervisor = Supervisor(all_flows(service.settings).values(), service)
         supervisor.start()
         err.print(f"{len(supervisor.states())} flows are up. Ctrl-C lets them end.", highlight=False)
@@ -613,11 +639,12 @@ def _control_of(flow: str, env: str, config: str | None) -> Control:
 
 
 @contextmanager
-def _service(env: str, config: str | None) -> Iterator[Service]:
+def _service(env: str, config: str | None, command: str | None = None) -> Iterator[Service]:
     """The session and what goes with it, for one command."""
     from streams.supervisor.service import started
 
-    with started(_settings(env, config), progress=lambda line: err.print(line, highlight=False)) as service:
+    settings = _settings(env, config)
+    with started(settings, progress=lambda line: err.print(line, highlight=False), command=command) as service:
         yield service
 
 

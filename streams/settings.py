@@ -178,6 +178,26 @@ class LoggingSettings(_Model):
     format: Literal["auto", "json", "console"] = "auto"
 
 
+class LineageSettings(_Model):
+    """Where OpenLineage events go: to a file, as lines of JSON, or by HTTP. See `streams.telemetry.lineage_events`."""
+
+    file: Annotated[str, Field(pattern="^[^:]+$")] | None = None  # a local path
+    url: Annotated[str, Field(pattern="^https?://[^/].*$")] | None = None
+    endpoint: Text = "api/v1/lineage"
+    token: SecretReference | None = None  # sent as a bearer's
+    namespace: Text | None = None  # of the jobs; lakehouse-streams.{environment} where nothing is said
+    every_seconds: Seconds = 60.0  # under `streams up` a flow's runs within so long are told as one
+    repository: Annotated[str, Field(pattern="^https?://[^/].*$")] | None = None  # where this code is kept
+
+    @model_validator(mode="after")
+    def _has_one_way(self) -> Self:
+        if (self.file is None) == (self.url is None):
+            raise PydanticCustomError("lineage_unclear", "give exactly one of file and url")
+        if self.token is not None and self.url is None:
+            raise PydanticCustomError("lineage_unclear", "a token needs a url")
+        return self
+
+
 class Settings(_Model):
     """Everything that differs from one environment to another."""
 
@@ -201,6 +221,7 @@ class Settings(_Model):
     maintenance: MaintenanceSettings = MaintenanceSettings()
     drain_seconds: Seconds = 30.0
     logging: LoggingSettings = LoggingSettings()
+    lineage: LineageSettings | None = None
 
     def flow(self, name: str) -> FlowSettings:
         """A flow's settings: its own where it has some, else the defaults."""
@@ -241,7 +262,8 @@ def load_settings(
     settings = _with_absolute_paths(settings)
     if check_secrets:
         references = (*settings.sources.secrets(), *settings.targets.secrets())
-        for secret in (settings.kafka.sasl_password, settings.personal.hash_key, *references):
+        token = settings.lineage.token if settings.lineage else None
+        for secret in (settings.kafka.sasl_password, settings.personal.hash_key, token, *references):
             if secret is not None:
                 secret.resolve()
     return settings
@@ -371,9 +393,12 @@ def _with_absolute_paths(settings: Settings) -> Settings:
     def absolute(path: str) -> str:
         return path if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path) else str(PROJECT / Path(path).expanduser())
 
-    certificate = settings.kafka.ssl_ca_location
+    certificate, lineage = settings.kafka.ssl_ca_location, settings.lineage
+    if lineage is not None and lineage.file is not None:
+        lineage = lineage.model_copy(update={"file": absolute(lineage.file)})
     return settings.model_copy(
         update={
+            "lineage": lineage,
             "kafka": settings.kafka.model_copy(update={"ssl_ca_location": certificate and absolute(certificate)}),
             "lake": Root(root=absolute(settings.lake.root)),
             "checkpoints": Root(root=absolute(settings.checkpoints.root)),

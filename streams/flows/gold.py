@@ -42,17 +42,43 @@ PRODUCT_HISTORY: Final = History("product_id", "updated_at", "product_key", PROD
 
 @dataclass(frozen=True)
 class GoldTable:
-    """A table of gold: its columns, and what identifies a row."""
+    """A table of gold.
+
+    Args:
+        flow: the flow's name, and the table's.
+        schema: its columns.
+        key: what identifies a row.
+        rows: the whole table as a function of the tables that it is made of, by name, and the reporting currency: what
+            its flow does for the keys that a batch names.
+    """
 
     flow: str
     schema: StructType
     key: str
+    rows: Callable[[Mapping[str, DataFrame], str], DataFrame]
+
+
+def _customers(tables: Mapping[str, DataFrame], _: str) -> DataFrame:
+    versions = CUSTOMER_HISTORY.versions(tables["silver.customer_versions"])
+    return transforms.dim_customer(
+        versions, tables["silver.accounts"], tables["silver.contacts"], tables["silver.behavior"]
+    )
+
+
+def _products(tables: Mapping[str, DataFrame], _: str) -> DataFrame:
+    return transforms.dim_product(PRODUCT_HISTORY.versions(tables["silver.product_versions"]))
+
+
+def _facts(tables: Mapping[str, DataFrame], currency: str) -> DataFrame:
+    orders = merged_orders(tables["silver.order_events"], tables["silver.orders"])
+    rates, dimensions = tables["silver.fx_rates"], (tables["gold.dim_customer"], tables["gold.dim_product"])
+    return transforms.fact_orders(orders, rates, *dimensions, currency)
 
 
 GOLD_TABLES: Final = (
-    GoldTable("gold.dim_customer", DIM_CUSTOMER, "customer_key"),
-    GoldTable("gold.dim_product", DIM_PRODUCT, "product_key"),
-    GoldTable("gold.fact_orders", FACT_ORDERS, "order_id"),
+    GoldTable("gold.dim_customer", DIM_CUSTOMER, "customer_key", _customers),
+    GoldTable("gold.dim_product", DIM_PRODUCT, "product_key", _products),
+    GoldTable("gold.fact_orders", FACT_ORDERS, "order_id", _facts),
 )
 _BY_FLOW: Final = {table.flow: table for table in GOLD_TABLES}
 

@@ -15,6 +15,7 @@ from streams.sinks.table import ensure_table
 from streams.small_files import small_files
 from streams.storage import Storage
 from streams.supervisor.lease import Holder, Leases
+from streams.supervisor.lineage import lineage_listener
 from streams.telemetry.audit import AUDIT
 from streams.telemetry.events import tell
 from streams.telemetry.logs import configure_logging
@@ -93,6 +94,7 @@ def started(
     settings: Settings,
     listeners: Iterable[Listener] = (),
     progress: Callable[[str], None] | None = None,
+    command: str | None = None,
 ) -> Iterator[Service]:
     """A service with a Spark session of its own, which ends with the block.
 
@@ -100,14 +102,17 @@ def started(
         settings: the configuration.
         listeners: told of what is done (see `streams.telemetry.events`).
         progress: told, for people, of what takes long at the start.
+        command: what runs the flows, as lineage calls it: ``up``, ``daily`` or a job's name.
     """
     run_id = new_run_id()
     configure_logging(settings.logging, run_id)
     spark = build_session(settings, progress)
     files = small_files(settings.checkpoints.root)
     leases = Leases(files, Holder.this_process(run_id), settings.lease.expires_seconds)
+    draining = threading.Event()
     try:
-        yield Service(spark, settings, run_id, tuple(listeners), leases=leases)
+        with lineage_listener(settings, spark, command, draining.is_set) as lineage:
+            yield Service(spark, settings, run_id, (*listeners, *lineage), draining, leases)
     finally:
         leases.close()
         spark.stop()

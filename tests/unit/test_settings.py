@@ -92,6 +92,11 @@ def test_unknown_key_is_refused_and_the_nearest_named(file: Path, changes: dict[
         ({"spark": {"conf": {"spark.x": 1}}}, "spark.conf.spark.x"),
         ({"flows": {"bronze.x": {"on_breach": "shrug"}}}, "flows.bronze.x.on_breach"),
         ({"kafka": {"bootstrap_servers": "b", "security_protocol": "SASL_SSL"}}, "kafka"),
+        ({"lineage": {}}, "lineage"),
+        ({"lineage": {"file": "lineage.jsonl", "url": "http://marquez:5000"}}, "lineage"),
+        ({"lineage": {"file": "lineage.jsonl", "token": "env:TOKEN"}}, "lineage"),
+        ({"lineage": {"file": "s3://bucket/lineage"}}, "lineage.file"),
+        ({"lineage": {"url": "marquez:5000"}}, "lineage.url"),
     ],
 )
 def test_wrong_value_is_refused_by_its_path(file: Path, changes: dict[str, Any], key: str) -> None:
@@ -103,6 +108,14 @@ def test_all_problems_are_told_at_once(file: Path) -> None:
     del said["files"]
     error = refused(file, said, {"STREAMS__ENVIRONMENT__NAME": "x"})
     assert set(error.parameters["keys"]) == {"drain_seconds", "laek", "files", "environment.name"}
+
+
+def test_lineage_is_told_nowhere_unless_configured(file: Path) -> None:
+    assert load(file, least()).lineage is None
+    found = load(file, least(lineage={"file": "some/lineage.jsonl"})).lineage
+    assert found is not None
+    assert found.file == str(PROJECT / "some/lineage.jsonl")
+    assert load(file, least(), {"STREAMS__LINEAGE__URL": "http://marquez:5000"}).lineage is not None
 
 
 def test_environment_overrides_are_typed(file: Path) -> None:
