@@ -552,8 +552,18 @@ def _status_line(name: str, flow: FlowReport) -> dict[str, Any]:
         "written": flow.rows_written,
         "to the lane": flow.rows_error,
         "last batch": _clock(flow.last_batch_at),
+        "p50, p99": ", ".join(_age(age) for age in (flow.freshness_p50, flow.freshness_p99) if age is not None),
+        "kafka lag": None if flow.kafka_lag is None else sum(flow.kafka_lag.values()),
         "error": " ".join(part for part in (flow.error, flow.way_out) if part),
     }
+
+
+def _age(seconds: float) -> str:
+    """In the unit that people would say it in."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 def _clock(instant: str | None) -> str:

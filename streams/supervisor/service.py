@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 import uuid
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from streams.checkpoint import Checkpoint
 from streams.lake import Lake
-from streams.session import build_session
+from streams.session import build_session, jvm_pid
 from streams.sinks.table import ensure_table
 from streams.storage import Storage
+from streams.supervisor.kafka_progress import KafkaProgress
 from streams.telemetry.audit import AUDIT
 from streams.telemetry.events import tell
+from streams.telemetry.listeners import configured_listeners
 from streams.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from streams.flows.flow import Flow
     from streams.settings import Settings
     from streams.telemetry.events import Event, Listener
+    from streams.telemetry.metrics import Metrics
 
 
 def new_run_id() -> str:
@@ -42,6 +45,8 @@ class Service:
     listeners: tuple[Listener, ...] = ()
     draining: threading.Event = field(default_factory=threading.Event)
     rebuilding: str | None = None
+    metrics: Metrics | None = None
+    kafka: KafkaProgress | None = None
     _made: set[str] = field(default_factory=set)
     _making: threading.Lock = field(default_factory=threading.Lock)
     _locks: dict[str, threading.Lock] = field(default_factory=dict)
@@ -88,6 +93,9 @@ def started(
     configure_logging(settings.logging, run_id)
     spark = build_session(settings, progress)
     try:
-        yield Service(spark, settings, run_id, tuple(listeners))
+        with configured_listeners(settings, jvm_pid(spark)) as told:
+            service = Service(spark, settings, run_id, (*listeners, *told.all), metrics=told.metrics)
+            with closing(KafkaProgress(settings, service.checkpoint, service.tell)) as kafka:
+                yield replace(service, listeners=(kafka, *service.listeners), kafka=kafka)
     finally:
         spark.stop()
