@@ -242,12 +242,14 @@ class Alerts:
         patience = Retrying(
             retry=retry_if_exception_type(_AwayError),
             stop=stop_after_attempt(_TRIES),
-            wait=wait_exponential_jitter(self._first_pause, max=60 * self._first_pause, jitter=self._first_pause / 2),
+            wait=wait_exponential_jitter(
+                multiplier=self._first_pause, max=60 * self._first_pause, jitter=self._first_pause / 2
+            ),
             sleep=sleep_using_event(self._over),
         )
         try:
             patience(self._post, message)
-        except (RetryError, _RefusedError, StreamsError) as error:
+        except Exception as error:  # this thread must outlive whatever the receiver does
             self._count("webhook", "failed")
             cause = error.last_attempt.exception() if isinstance(error, RetryError) else error
             if self._is_well:
