@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from streams.telemetry.events import Event
 
 log = structlog.get_logger(__name__)
-_EVERY_SECONDS: Final = 10.0
 # A broker forgets a group's offsets when nothing was committed for a week.
 _AGAIN_SECONDS: Final = 3600.0
 _END_WITHIN: Final = 15.0
@@ -53,11 +52,13 @@ class KafkaProgress:
         settings: the configuration.
         checkpoint: a flow's checkpoint.
         tell: told of each `KafkaLag`.
+        every_seconds: how often it looks where no batch gives reason to.
     """
 
     settings: Settings
     checkpoint: Callable[[str], Checkpoint]
     tell: Callable[[Event], None]
+    every_seconds: float = 10.0
     _followed: dict[str, _Followed] = field(default_factory=dict)
     _wake: threading.Condition = field(default_factory=threading.Condition)
     _thread: threading.Thread | None = None
@@ -107,7 +108,7 @@ class KafkaProgress:
         is_over = False
         while not is_over:
             with self._wake:
-                self._wake.wait_for(self._has_work, _EVERY_SECONDS)
+                self._wake.wait_for(self._has_work, self.every_seconds)
                 is_over = self._is_over
             for flow, followed in list(self._followed.items()):
                 if followed.is_pending or not is_over:

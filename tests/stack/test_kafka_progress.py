@@ -45,7 +45,7 @@ def bench(spark: SparkSession, broker: Broker, topic: str, tmp_path: Path) -> It
     service = Bench.at(spark, tmp_path, kafka=kafka).service
     metrics, told = Metrics("1", "test"), []
     service = replace(service, listeners=(metrics, told.append), metrics=metrics)
-    with closing(KafkaProgress(service.settings, service.checkpoint, service.tell)) as following:
+    with closing(KafkaProgress(service.settings, service.checkpoint, service.tell, every_seconds=0.2)) as following:
         bench = Bench(replace(service, listeners=(following, *service.listeners), kafka=following))
         bench.told = told  # type: ignore[attr-defined]
         yield bench
