@@ -280,6 +280,10 @@ def status(env: Env = "dev", config: Config = None, as_json: AsJson = False) -> 
         _show([{"flow": name} | asdict(flow) for name, flow in report.flows.items()], as_json)
     else:
         _show([_status_line(name, flow) for name, flow in report.flows.items()], as_json)
+        for name, flow in report.flows.items():
+            if flow.error:
+                said = " ".join(part for part in (flow.error, flow.way_out) if part)
+                out.print(f"[bold red]{name}[/]: {_escape(said)}", highlight=False, soft_wrap=True)
     is_over = all(flow.state in ("stopped", "failed") for flow in report.flows.values())
     alive = [process for process in report.processes.values() if not process.is_silent]
     newest = max(report.processes.values(), key=lambda process: process.at)
@@ -611,8 +615,18 @@ def _status_line(name: str, flow: FlowReport) -> dict[str, Any]:
         "written": flow.rows_written,
         "to the lane": flow.rows_error,
         "last batch": _clock(flow.last_batch_at),
-        "error": " ".join(part for part in (flow.error, flow.way_out) if part),
+        "age p50": None if flow.freshness_p50 is None else _age(flow.freshness_p50),
+        "p99": None if flow.freshness_p99 is None else _age(flow.freshness_p99),
+        "lag": None if flow.kafka_lag is None else sum(flow.kafka_lag.values()),
     }
+
+
+def _age(seconds: float) -> str:
+    """In the unit that people would say it in."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 def _clock(instant: str | None) -> str:

@@ -28,6 +28,7 @@ from streams.sinks.merge import GONE, Ranking, count_same, loser_counts, merge, 
 from streams.sinks.warehouse import LoadRefusedError, load, prepare, refused, stage
 from streams.storage import Storage
 from streams.telemetry.audit import BatchAudit, CheckOutcome, RowCounts, audit_frame
+from streams.telemetry.freshness import SOURCE_TIME, SourceTimes
 from streams.version import CODE_VERSION
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Outcome:
     counts: RowCounts
     versions: dict[str, int] = field(default_factory=dict)
     checks: tuple[CheckOutcome, ...] = ()
+    times: SourceTimes | None = None  # not known of a batch that was written before
+    breaches: tuple[str, ...] = ()
 
 
 class Processor(Protocol):
@@ -124,8 +127,9 @@ class Ingest:
         is_bad = F.col("_violations").isNotNull()
         with batch.phase("append"):
             read, bad = self._count(batch, is_bad) if already else (0, 0)
+            times = None
             if already is None:
-                already, read, bad = self._append(batch, is_bad)
+                already, read, bad, times = self._append(batch, is_bad)
         batch.passes("data_written")
         lane = self._to_lane(batch, batch.rows.where(is_bad)) if bad else None
         batch.passes("lane_written")
@@ -133,13 +137,15 @@ class Ingest:
         if batch.is_repeated and not self.is_repeatable:
             read = written + bad
         counts = RowCounts(rows_read=read, rows_written=written, rows_error=lane.rows("numOutputRows") if lane else 0)
-        return Outcome(counts, _versions({self.table: already, self.lane: lane}))
+        return Outcome(counts, _versions({self.table: already, self.lane: lane}), times=times)
 
-    def _append(self, batch: MicroBatch, is_bad: Column) -> tuple[Commit, int, int]:
+    def _append(self, batch: MicroBatch, is_bad: Column) -> tuple[Commit, int, int, SourceTimes | None]:
         seen = Observation()
-        rows = batch.rows.observe(seen, F.count(F.lit(1)).alias("read"), F.count_if(is_bad).alias("bad"))
+        observed = {"read": F.count(F.lit(1)), "bad": F.count_if(is_bad)}
+        observed |= SourceTimes.aggregates(F.col("_replay_of").isNull())
+        rows = batch.rows.observe(seen, *_named(observed))
         commit = append(rows.where(~is_bad).drop("_violations", "_payload"), self.table, batch.identity)
-        return commit, seen.get["read"], seen.get["bad"]
+        return commit, seen.get["read"], seen.get["bad"], SourceTimes.of(seen.get)
 
     def _count(self, batch: MicroBatch, is_bad: Column) -> tuple[int, int]:
         read, bad = batch.rows.agg(F.count(F.lit(1)), F.count_if(is_bad)).first()  # type: ignore[misc]
@@ -189,8 +195,7 @@ class Upsert:
             return self._recover(already)
         with batch.phase("prepare"):
             ranked = batch.keep(rank(self.candidates(batch), self.ranking))
-            counted = ranked.agg(*(column.alias(name) for name, column in loser_counts().items())).first()
-            counts = RowCounts(**counted.asDict()) if counted else RowCounts()
+            counts, times = _counted(ranked)
         if not counts.rows_read:
             return Outcome(counts)
         rows = winners(ranked)
@@ -203,7 +208,13 @@ class Upsert:
             commit = merge(rows, self.table, self.ranking, batch.identity, facts)
             counts = self._account(rows, commit, facts)
         batch.passes("data_written")
-        return Outcome(counts, _versions({self.table: commit, self.lane: lane}), scanned.outcomes if scanned else ())
+        return Outcome(
+            counts,
+            _versions({self.table: commit, self.lane: lane}),
+            scanned.outcomes if scanned else (),
+            times,
+            tuple(check.check for check in _breaches(scanned)),
+        )
 
     def _scan(self, batch: MicroBatch, rows: DataFrame) -> ScanResult | None:
         """Ask Soda; a check on the whole batch that fails does what the flow says."""
@@ -213,7 +224,7 @@ class Upsert:
         judged = rows.where(~F.col(GONE)).drop(GONE) if GONE in rows.columns else rows
         judged.createOrReplaceTempView(self.checks.table)
         result = scan(batch.spark, batch.identity.flow, self.checks.table, self.checks.text)
-        breaches = [check for check in result.failed if check.row_condition is None]
+        breaches = _breaches(result)
         if breaches and self.checks.on_breach != "warn":
             raise self._breach(batch, breaches)
         return result
@@ -317,16 +328,17 @@ class Publish:
         columns = self.target.columns.names
         ranking = Ranking(self.target.key, _CHANGE_ORDER, (*columns, *_CHANGE_ORDER))
         changes = batch.rows.withColumn("_is_there", F.col("_change_type") != "delete")
+        # A deleted row has the time of its last change, not that of its deletion.
+        measured = F.when(F.col("_is_there"), F.col(SOURCE_TIME)).alias(SOURCE_TIME)
         with batch.phase("prepare"):
-            ranked = batch.keep(rank(changes.select(*columns, *_CHANGE_ORDER), ranking))
-            counted = ranked.agg(*(column.alias(name) for name, column in loser_counts().items())).first()
-            counts = RowCounts(**counted.asDict()) if counted else RowCounts()
+            ranked = batch.keep(rank(changes.select(*columns, measured, *_CHANGE_ORDER), ranking))
+            counts, times = _counted(ranked)
         if not counts.rows_read:
             return Outcome(counts)
         rows = winners(ranked).select(*columns, (~F.col("_is_there")).alias(GONE))
         self._load(batch, rows)
         written = counts.rows_read - counts.rows_duplicate - counts.rows_stale
-        return Outcome(replace(counts, rows_written=written))
+        return Outcome(replace(counts, rows_written=written), times=times)
 
     def _load(self, batch: MicroBatch, rows: DataFrame) -> None:
         warehouse, identity = self.warehouse(), batch.identity
@@ -351,6 +363,23 @@ class Publish:
             warehouse.sweep(place)
 
 
+def _counted(ranked: DataFrame) -> tuple[RowCounts, SourceTimes | None]:
+    """Ranked rows with ``_source_time`` → how many there are, and how many lose; and their times."""
+    losers = loser_counts()
+    found = ranked.agg(*_named(losers | SourceTimes.aggregates())).first()
+    assert found is not None  # an aggregate of all rows is one row
+    return RowCounts(**{name: found[name] for name in losers}), SourceTimes.of(found)
+
+
+def _named(columns: dict[str, Column]) -> list[Column]:
+    return [column.alias(name) for name, column in columns.items()]
+
+
+def _breaches(scanned: ScanResult | None) -> list[CheckResult]:
+    """The checks on the whole batch that failed."""
+    return [check for check in (scanned.failed if scanned else ()) if check.row_condition is None]
+
+
 def _written(commit: Commit) -> int:
     return sum(commit.rows(f"numTargetRows{what}") for what in ("Inserted", "Updated", "Deleted"))
 
@@ -370,17 +399,20 @@ def process(processor: Processor, batch: MicroBatch, audit_table: str, results_r
     outcome.counts.verify(batch.identity)
     if not outcome.counts.rows_read:
         return None
+    finished_at = datetime.now(UTC)
     audit = BatchAudit(
         batch=batch.identity,
         run_id=batch.run_id,
         started_at=started_at,
-        finished_at=datetime.now(UTC),
+        finished_at=finished_at,
         seconds=batch.seconds,
         counts=outcome.counts,
         versions=outcome.versions,
         checks=outcome.checks,
         is_recovered=batch.is_repeated,
         code_version=CODE_VERSION,
+        freshness=None if outcome.times is None else outcome.times.age_at(finished_at),
+        breaches=outcome.breaches,
     )
     _write_once(batch, audit_frame(batch.spark, audit), audit_table, ledger=True)
     _write_results(batch, audit, results_root)

@@ -81,6 +81,11 @@ def build_session(settings: Settings, progress: Callable[[str], None] | None = N
     return spark
 
 
+def jvm_pid(spark: SparkSession) -> int | None:
+    """The process of the driver's JVM, where this one has started it."""
+    return getattr(getattr(spark.sparkContext._gateway, "proc", None), "pid", None)
+
+
 def _coordinates(settings: Settings) -> tuple[str, ...]:
     """The AWS bundle is some 600 MB, so it is loaded only where a path needs it."""
     roots = (settings.lake.root, settings.checkpoints.root, settings.dq_results_root)

@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from streams.errors import ConfigurationError
@@ -58,6 +68,8 @@ class KafkaSettings(_Model):
     sasl_password: SecretReference | None = None
     ssl_ca_location: Text | None = None
     topics: Topics = Topics()
+    # What Kafka's own tools show a flow's progress and lag as; the service reads nothing from it. null: none.
+    group: Annotated[str, Field(min_length=1)] | None = "lakehouse-streams.{environment}.{flow}"
 
     @model_validator(mode="after")
     def _has_login(self) -> Self:
@@ -68,6 +80,18 @@ class KafkaSettings(_Model):
                 {"protocol": self.security_protocol},
             )
         return self
+
+    @field_validator("group")
+    @classmethod
+    def _has_known_places(cls, group: str | None) -> str | None:
+        unknown = set(re.findall(r"\{(.*?)\}", group or "")) - {"environment", "flow"}
+        if unknown:
+            raise PydanticCustomError("group_unknown_place", "only {{environment}} and {{flow}} can stand in it")
+        return group
+
+    def group_of(self, environment: str, flow: str) -> str | None:
+        """The consumer group that a flow's progress is committed to."""
+        return self.group and self.group.replace("{environment}", environment).replace("{flow}", flow)
 
     def client_options(self) -> dict[str, Any]:
         """For confluent-kafka."""
@@ -171,6 +195,41 @@ class MaintenanceSettings(_Model):
     tombstone_days: PositiveInt = 400
 
 
+class CloudWatchSettings(_Model):
+    """Where metrics go, and how often. The login is boto3's own way of finding one."""
+
+    namespace: Text = "LakehouseStreams"
+    region: Text | None = None
+    every_seconds: Seconds = 60.0
+
+
+class MetricsSettings(_Model):
+    """Where metrics go besides the page that Prometheus reads.
+
+    `textfile` is for node_exporter's collector of text files: written when a command ends, for jobs that run once.
+    """
+
+    textfile: Text | None = None
+    cloudwatch: CloudWatchSettings | None = None
+
+
+def _webhook(said: object) -> str | SecretReference:
+    if isinstance(said, SecretReference) or str(said).startswith(("http://", "https://")):
+        return said if isinstance(said, SecretReference) else str(said)
+    return SecretReference(str(said))
+
+
+class AlertSettings(_Model):
+    """Whom to tell of what, and after how long without a batch a flow that has something to do is taken to stall.
+
+    `webhook` is an address, or a reference to one where the address is a secret, as Slack's are.
+    """
+
+    webhook: Annotated[str | SecretReference, PlainValidator(_webhook), PlainSerializer(str)] | None = None
+    on: tuple[Literal["breach", "failure", "stall", "gate"], ...] = ("breach", "failure", "stall", "gate")
+    stall_seconds: Seconds = 900.0
+
+
 class LoggingSettings(_Model):
     """`auto` is for people on a terminal and JSON elsewhere."""
 
@@ -219,6 +278,8 @@ class Settings(_Model):
     lease: LeaseSettings = LeaseSettings()
     scheduling: SchedulingSettings = SchedulingSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    alerts: AlertSettings = AlertSettings()
     drain_seconds: Seconds = 30.0
     logging: LoggingSettings = LoggingSettings()
     lineage: LineageSettings | None = None
@@ -263,8 +324,9 @@ def load_settings(
     if check_secrets:
         references = (*settings.sources.secrets(), *settings.targets.secrets())
         token = settings.lineage.token if settings.lineage else None
-        for secret in (settings.kafka.sasl_password, settings.personal.hash_key, token, *references):
-            if secret is not None:
+        named = (settings.kafka.sasl_password, settings.personal.hash_key, token, settings.alerts.webhook)
+        for secret in (*named, *references):
+            if isinstance(secret, SecretReference):
                 secret.resolve()
     return settings
 
@@ -396,6 +458,7 @@ def _with_absolute_paths(settings: Settings) -> Settings:
     certificate, lineage = settings.kafka.ssl_ca_location, settings.lineage
     if lineage is not None and lineage.file is not None:
         lineage = lineage.model_copy(update={"file": absolute(lineage.file)})
+    textfile = settings.metrics.textfile
     return settings.model_copy(
         update={
             "lineage": lineage,
@@ -404,6 +467,7 @@ def _with_absolute_paths(settings: Settings) -> Settings:
             "checkpoints": Root(root=absolute(settings.checkpoints.root)),
             "dq_results_root": absolute(settings.dq_results_root),
             "contracts_root": absolute(settings.contracts_root),
+            "metrics": settings.metrics.model_copy(update={"textfile": textfile and absolute(textfile)}),
             "files": Files(fx_rates=absolute(settings.files.fx_rates)),
         }
     )

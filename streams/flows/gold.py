@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructField, StructType, TimestampType
 
 from streams import transforms
 from streams.flows.checks import checks_of
@@ -20,15 +21,15 @@ from streams.quality.error_lane import LANE
 from streams.sinks.history import History
 from streams.sinks.merge import Ranking
 from streams.sources.delta import DeltaChanges, LaneReplays
+from streams.telemetry.freshness import SOURCE_TIME
 from streams.transforms.dim_customer import CUSTOMER_OVERWRITTEN, CUSTOMER_TRACKED, DIM_CUSTOMER
 from streams.transforms.dim_product import DIM_PRODUCT, PRODUCT_OVERWRITTEN, PRODUCT_TRACKED
 from streams.transforms.fact_orders import FACT_ORDERS, merged_orders, touched_by_rates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from pyspark.sql import DataFrame
-    from pyspark.sql.types import StructType
+    from pyspark.sql import Column, DataFrame, Row
 
     from streams.lake import Lake
     from streams.micro_batch import MicroBatch
@@ -56,6 +57,11 @@ class GoldTable:
     schema: StructType
     key: str
     rows: Callable[[Mapping[str, DataFrame], str], DataFrame]
+
+    @property
+    def kept(self) -> StructType:
+        """The columns, and the source's time of the newest change for which a row was made anew."""
+        return StructType([*self.schema, StructField(SOURCE_TIME, TimestampType())])
 
 
 def _customers(tables: Mapping[str, DataFrame], _: str) -> DataFrame:
@@ -103,18 +109,19 @@ def _dim_customer(settings: Settings, lake: Lake, silver: dict[str, Table]) -> F
 
     def make(batch: MicroBatch) -> DataFrame:
         read = batch.spark.read.format("delta")
-        named = batch.keep(batch.rows.distinct())
+        named = batch.keep(batch.rows.groupBy("customer_id", "account_id").agg(_newest()))
         customers, crm = named.agg(F.count("customer_id"), F.count("account_id")).first() or (0, 0)
         if not customers and not crm:
-            return batch.spark.createDataFrame([], DIM_CUSTOMER)
-        ids = named.where(F.col("customer_id").isNotNull()).select("customer_id")
+            return batch.spark.createDataFrame([], _BY_FLOW["gold.dim_customer"].kept)
+        ids = named.where(F.col("customer_id").isNotNull()).select("customer_id", SOURCE_TIME)
         if crm:
-            owners = read.load(accounts).where(F.col("customer_id").isNotNull())
-            ids = ids.unionByName(owners.join(_few(named, crm), "account_id", "left_semi").select("customer_id"))
-            ids = ids.distinct()
+            owners = read.load(accounts).where(F.col("customer_id").isNotNull()).drop(SOURCE_TIME)
+            of_crm = _few(named.drop("customer_id").where(F.col("account_id").isNotNull()), crm)
+            ids = ids.unionByName(owners.join(of_crm, "account_id").select("customer_id", SOURCE_TIME))
+            ids = ids.groupBy("customer_id").agg(_newest())
         ids = _few(ids, customers + crm)
         rows = transforms.dim_customer(
-            batch.keep(CUSTOMER_HISTORY.versions(read.load(versions).join(ids, "customer_id", "left_semi"))),
+            batch.keep(CUSTOMER_HISTORY.versions(_timed(read.load(versions), ids, "customer_id"))),
             read.load(accounts).join(ids, "customer_id", "left_semi"),
             read.load(contacts),
             read.load(behavior).join(ids, "customer_id", "left_semi"),
@@ -138,9 +145,9 @@ def _dim_product(settings: Settings, lake: Lake, silver: dict[str, Table]) -> Fl
     shape = {"product_id": "string"}
 
     def make(batch: MicroBatch) -> DataFrame:
-        named = batch.keep(batch.rows.distinct().where(F.col("product_id").isNotNull()))
+        named = batch.keep(batch.rows.where(F.col("product_id").isNotNull()).groupBy("product_id").agg(_newest()))
         ids = _few(named, named.count())
-        changes = batch.spark.read.format("delta").load(versions.path).join(ids, "product_id", "left_semi")
+        changes = _timed(batch.spark.read.format("delta").load(versions.path), ids, "product_id")
         rows = transforms.dim_product(PRODUCT_HISTORY.versions(changes))
         return PRODUCT_HISTORY.with_gone(batch.keep(rows), ids, path)
 
@@ -210,34 +217,36 @@ class _Orders:
 
 def _orders_made_anew(batch: MicroBatch, tables: _Orders, currency: str) -> DataFrame:
     """Changes → the rows of gold that they touch, made from silver."""
-    names = [name for name in batch.rows.columns if name != "weight"]
-    net = batch.rows.groupBy(names).agg(F.sum(F.coalesce("weight", F.lit(1))).alias("net")).where("net <> 0")
-    changes = batch.keep(net)
-    counted = changes.agg(*(F.count(name).alias(name) for name in names)).first()
+    names = [name for name in batch.rows.columns if name not in ("weight", SOURCE_TIME)]
+    weight = F.sum(F.coalesce("weight", F.lit(1))).alias("net")
+    changes = batch.keep(batch.rows.groupBy(names).agg(weight, _newest()).where("net <> 0"))
+    counted = changes.agg(*(F.count(name).alias(name) for name in names), *_newest_of(_TOUCHING)).first()
     assert counted is not None  # an aggregate of all rows is one row
-    if not any(counted):
-        return batch.spark.createDataFrame([], FACT_ORDERS)
+    if not any(counted[name] for name in names):
+        return batch.spark.createDataFrame([], _BY_FLOW["gold.fact_orders"].kept)
     read = batch.spark.read.format("delta")
     all_rates = read.load(tables.rates)
-    touched = _few(changes.where(F.col("order_id").isNotNull()).select("order_id"), counted["order_id"])
+    touched = _few(changes.where(F.col("order_id").isNotNull()).select("order_id", SOURCE_TIME), counted["order_id"])
     # Most batches change nothing but orders, and then those in gold need not be looked at.
     also = []
     if counted["rate_date"]:
         all_rates = batch.keep(all_rates)
         days = changes.where(F.col("rate_date").isNotNull()).select("quote_currency", "rate_date")
-        also.append(touched_by_rates(days, all_rates, read.load(tables.facts), currency))
+        restated = touched_by_rates(days, all_rates, read.load(tables.facts), currency)
+        also.append(_all_timed(restated, counted, "rate_date"))
     for name in ("customer_id", "product_id"):
         if counted[name]:
             of = _few(changes.where(F.col(name).isNotNull()).select(name).distinct(), counted[name])
-            also.append(read.load(tables.facts).join(of, name, "left_semi").select("order_id"))
+            restated = read.load(tables.facts).join(of, name, "left_semi").select("order_id")
+            also.append(_all_timed(restated, counted, name))
     for more in also:
         touched = touched.unionByName(more)
     if also:
-        touched = batch.keep(touched.distinct())
+        touched = batch.keep(touched.groupBy("order_id").agg(_newest()))
     orders = batch.keep(
         merged_orders(
-            read.load(tables.events).join(touched, "order_id", "left_semi"),
-            read.load(tables.warehouse).join(touched, "order_id", "left_semi"),
+            _timed(read.load(tables.events), touched, "order_id"),
+            _timed(read.load(tables.warehouse), touched, "order_id"),
         )
     )
     customers, products = (
@@ -245,6 +254,37 @@ def _orders_made_anew(batch: MicroBatch, tables: _Orders, currency: str) -> Data
         for path, name in ((tables.customers, "customer_id"), (tables.products, "product_id"))
     )
     return transforms.fact_orders(orders, all_rates, customers, products, currency)
+
+
+_TOUCHING: Final = ("rate_date", "customer_id", "product_id")  # what a change of them touches are orders
+
+
+def _newest() -> Column:
+    return F.max(SOURCE_TIME).alias(SOURCE_TIME)
+
+
+def _newest_of(names: Sequence[str]) -> list[Column]:
+    """For each name the newest time, in microseconds, of the changes that name one."""
+    return [
+        F.max(F.when(F.col(name).isNotNull(), F.unix_micros(SOURCE_TIME))).alias(f"{name}{SOURCE_TIME}")
+        for name in names
+    ]
+
+
+def _all_timed(ids: DataFrame, newest: Row, name: str) -> DataFrame:
+    """Ids that a batch's changes touch, each with the newest time of these changes (see `_newest_of`)."""
+    return ids.withColumn(SOURCE_TIME, F.timestamp_micros(F.lit(newest[f"{name}{SOURCE_TIME}"]).cast("bigint")))
+
+
+def _timed(rows: DataFrame, ids: DataFrame, key: str) -> DataFrame:
+    """The rows of some ids, with the time for which they are made anew in place of their own.
+
+    Args:
+        rows: any table's, with ``_source_time``.
+        ids: the key, each once, and ``_source_time``.
+        key: the name of the key.
+    """
+    return rows.drop(SOURCE_TIME).join(ids, key)
 
 
 def _few(ids: DataFrame, count: int) -> DataFrame:
@@ -255,13 +295,16 @@ def _few(ids: DataFrame, count: int) -> DataFrame:
 def _naming(source: DeltaChanges | LaneReplays, shape: Mapping[str, str], **columns: str) -> Input:
     """An input whose rows name what is to be made anew: the columns of a shape, by SQL expressions."""
     said = [f"CAST({columns.get(name, 'NULL')} AS {kind}) AS {name}" for name, kind in shape.items()]
+    # A row as it was before, and one that is gone, have the time of another change.
+    is_now = "_change_type IN ('insert', 'update_postimage')"
+    time = f"IF({is_now}, {SOURCE_TIME}, NULL)" if isinstance(source, DeltaChanges) else "CAST(NULL AS timestamp)"
     # A tombstone that has grown old leaves silver (see `streams.supervisor.maintenance`); its key stays as it is.
     is_expired = "_change_type = 'delete' AND is_deleted"
     forgets = isinstance(source, DeltaChanges) and not source.with_before
 
     def named(rows: DataFrame) -> DataFrame:
         kept = rows.where(f"NOT coalesce({is_expired}, false)") if forgets and "is_deleted" in rows.columns else rows
-        return kept.selectExpr(*said)
+        return kept.selectExpr(*said, f"{time} AS {SOURCE_TIME}")
 
     return Input(source, named)
 
@@ -271,7 +314,7 @@ def _of_payload(name: str) -> str:
 
 
 def _declared(lake: Lake, name: str) -> Table:
-    return Table(lake.table(name), _BY_FLOW[name].schema)
+    return Table(lake.table(name), _BY_FLOW[name].kept)
 
 
 def _made_anew(

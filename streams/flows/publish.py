@@ -70,5 +70,5 @@ def _publish(name: str, table: GoldTable, lake: Lake, warehouse: Callable[[], Wa
         reads=(table.flow,),
         inputs=(Input(DeltaChanges(path, at_once=True), lambda rows: rows),),
         processor=Publish(target, warehouse),
-        tables=(Table(path, table.schema),),
+        tables=(Table(path, table.kept),),
     )

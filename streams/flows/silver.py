@@ -20,6 +20,7 @@ from streams.quality.contract_expressions import spark_schema
 from streams.quality.error_lane import LANE, ROW_AS_JSON
 from streams.sinks.merge import Ranking
 from streams.sources.delta import DeltaAppends, DeltaChanges, LaneReplays
+from streams.telemetry.freshness import SOURCE_TIME
 from streams.transforms.cleansing import text
 from streams.transforms.personal import HashKey
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     Transform = Callable[[DataFrame], DataFrame]
 
-_KEPT_PROVENANCE: Final = ("_source", "_partition", "_offset", "_source_time", "_ingested_at")
+_KEPT_PROVENANCE: Final = ("_source", "_partition", "_offset", SOURCE_TIME, "_ingested_at")
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def _prepared(rows: DataFrame, table: SilverTable, contract: Contract, settings:
     """Bronze's rows → silver's."""
     names = table.schema(contract).names
     if not table.is_pulled:
-        return table.transform(rows).select(*names)
+        return table.transform(rows).select(*(_measured(name) for name in names))
     types = {one.name: one.dataType for one in spark_schema(contract)}
     renamed = {
         table.name_of(column): text(F.col(column.name))
@@ -174,6 +175,7 @@ def _prepared(rows: DataFrame, table: SilverTable, contract: Contract, settings:
         *(value.alias(name) for name, value in renamed.items() if name != "is_deleted"),
         is_deleted.alias("is_deleted"),
         *_KEPT_PROVENANCE,
+        "_replay_of",
     )
     hidden = _hashed(table.transform(alike), table, contract, settings)
     return hidden.select(*(_unless_deleted(name, table, contract) for name in names))
@@ -182,10 +184,15 @@ def _prepared(rows: DataFrame, table: SilverTable, contract: Contract, settings:
 def _unless_deleted(name: str, table: SilverTable, contract: Contract) -> Column:
     """A deleted row has its key, its sequence and nothing else, however the source tells of it."""
     if name in table.sequence(contract):  # that of a key found missing is when it was found
-        return F.coalesce(F.col(name), F.when(F.col("is_deleted"), F.col("_source_time"))).alias(name)
+        return F.coalesce(F.col(name), F.when(F.col("is_deleted"), F.col(SOURCE_TIME))).alias(name)
     if name == "is_deleted" or name.startswith("_") or name in table.key(contract):
-        return F.col(name)
+        return _measured(name)
     return F.when(~F.col("is_deleted"), F.col(name)).alias(name)
+
+
+def _measured(name: str) -> Column:
+    """A column as it is; but what was sent back from an error lane has no source's time (see `telemetry.freshness`)."""
+    return F.when(F.col("_replay_of").isNull(), F.col(name)).alias(name) if name == SOURCE_TIME else F.col(name)
 
 
 def _hashed(rows: DataFrame, table: SilverTable, contract: Contract, settings: Settings) -> DataFrame:
@@ -218,7 +225,7 @@ def _upsert(
 
     def from_lane(rows: DataFrame) -> DataFrame:
         row = F.from_json(F.col("payload").cast("string"), schema, ROW_AS_JSON)
-        return rows.select(row.alias("row")).select("row.*")
+        return rows.select(row.alias("row")).select("row.*").withColumn(SOURCE_TIME, F.lit(None).cast("timestamp"))
 
     return Flow(
         name=name,

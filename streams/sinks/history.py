@@ -13,6 +13,7 @@ from pyspark.sql import Window
 from pyspark.sql import functions as F
 
 from streams.sinks.merge import GONE
+from streams.telemetry.freshness import SOURCE_TIME
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -44,12 +45,14 @@ class History:
         """All changes of some keys → all versions of these keys.
 
         Args:
-            changes: key, time, ``is_deleted``, tracked and overwritten columns; a row each time.
+            changes: key, time, ``is_deleted``, tracked and overwritten columns; a row each time. In all rows of a key
+                ``_source_time`` is the same: that for which they are made anew.
 
         Returns:
             The surrogate key, the key, ``valid_from``, ``valid_to`` (null: still), ``is_current``, ``is_deleted`` (the
-            version was ended by a delete), tracked and overwritten columns. A delete ends the open version; what
-            comes after it begins another. Each version's surrogate key depends on its key and beginning alone.
+            version was ended by a delete), tracked and overwritten columns, ``_source_time``. A delete ends the open
+            version; what comes after it begins another. Each version's surrogate key depends on its key and beginning
+            alone.
         """
         in_time = Window.partitionBy(self.key).orderBy(self.at)
         of_key = in_time.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing)
@@ -85,6 +88,7 @@ class History:
             F.col("_is_ended").alias("is_deleted"),
             *self.tracked,
             *(F.col("_now")[name].alias(name) for name in self.overwritten),
+            SOURCE_TIME,
         )
 
     def with_gone(self, versions: DataFrame, keys: DataFrame, path: str) -> DataFrame:
@@ -98,4 +102,5 @@ class History:
         table = versions.sparkSession.read.format("delta").load(path)
         gone = table.join(keys, self.key, "left_semi").join(versions, self.surrogate, "left_anti")
         kept = versions.withColumn(GONE, F.lit(False))
-        return kept.unionByName(gone.select(versions.columns).withColumn(GONE, F.lit(True)))
+        gone = gone.select(versions.columns).withColumn(SOURCE_TIME, F.lit(None).cast("timestamp"))
+        return kept.unionByName(gone.withColumn(GONE, F.lit(True)))

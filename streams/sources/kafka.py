@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from pyspark.sql import functions as F
 
@@ -83,7 +83,7 @@ class KafkaSource:
                 known=known["topic_id"],
                 found=topic_id,
             )
-        reached = self._reached(checkpoint)
+        reached = self.reached(checkpoint)
         lost = {p: earliest[p] - at for p, at in reached.items() if p in earliest and earliest[p] > at}
         if lost:
             raise self._loss(
@@ -108,17 +108,42 @@ class KafkaSource:
         """
         topic_id, earliest, latest = self._ask(self._describe)
         same = checkpoint.remembered().get("topic_id") == topic_id
-        reached = self._reached(checkpoint) if same else {}
+        reached = self.reached(checkpoint) if same else {}
         start = {p: max(first, min(reached.get(p, first), latest[p])) for p, first in earliest.items()}
         return {"topic_id": topic_id, "starting_offsets": {str(p): at for p, at in start.items()}}
 
     def bounds(self, checkpoint: Checkpoint) -> dict[int, tuple[int, int, int]]:
         """For each partition that was read: its first offset, the next one to read, and its end."""
         _, earliest, latest = self._ask(self._describe)
-        return {p: (earliest[p], at, latest[p]) for p, at in self._reached(checkpoint).items() if p in latest}
+        return {p: (earliest[p], at, latest[p]) for p, at in self.reached(checkpoint).items() if p in latest}
 
-    def _reached(self, checkpoint: Checkpoint) -> Offsets:
-        committed = checkpoint.committed_offsets(0)
+    def lag(self, reached: Offsets) -> Offsets:
+        """For each partition how many messages it has that were not read, its end less the next one to read."""
+        _, earliest, latest = self._ask(self._describe)
+        return {p: max(0, end - reached.get(p, earliest[p])) for p, end in latest.items()}
+
+    def tell_group(self, group: str, reached: Offsets) -> None:
+        """Commit to a consumer group how far the topic was read, for Kafka's own tools. Nothing is read from there.
+
+        Raises:
+            UnavailableError: the broker does not answer, or refuses it.
+        """
+        offsets = [TopicPartition(self.topic, partition, offset) for partition, offset in reached.items()]
+
+        def commit(admin: AdminClient) -> None:
+            asked = admin.alter_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(group, offsets)], request_timeout=_ANSWER_WITHIN
+            )
+            for partition in asked[group].result().topic_partitions:
+                if partition.error is not None:
+                    raise KafkaException(partition.error)
+
+        self._ask(commit)
+
+    def reached(self, checkpoint: Checkpoint, batch_id: int | None = None) -> Offsets:
+        """For each partition the next offset to read after a batch, by default after the newest finished one."""
+        committed = None if batch_id is None else checkpoint.offsets(batch_id, 0)
+        committed = committed or checkpoint.committed_offsets(0)
         offsets = (committed or {}).get(self.topic) or checkpoint.remembered().get("starting_offsets") or {}
         return {int(partition): int(offset) for partition, offset in offsets.items()}
 

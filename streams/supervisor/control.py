@@ -54,6 +54,8 @@ class FlowReport:
     Attributes:
         holder: the process that says so, a key of `Report.processes`.
         answered: how many requests to run it (`Order.asks`) are through.
+        freshness_p50, freshness_p99: how old the last batch's rows were when it was committed, in seconds.
+        kafka_lag: by partition, the messages that it has not read.
     """
 
     state: str
@@ -71,6 +73,9 @@ class FlowReport:
     last_batch_at: str | None = None
     holder: str = ""
     answered: int = 0
+    freshness_p50: float | None = None
+    freshness_p99: float | None = None
+    kafka_lag: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)

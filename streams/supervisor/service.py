@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import threading
 import uuid
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from streams.checkpoint import Checkpoint
 from streams.lake import Lake
-from streams.session import build_session
+from streams.session import build_session, jvm_pid
 from streams.sinks.table import ensure_table
 from streams.small_files import small_files
 from streams.storage import Storage
+from streams.supervisor.kafka_progress import KafkaProgress
 from streams.supervisor.lease import Holder, Leases
 from streams.supervisor.lineage import lineage_listener
 from streams.telemetry.audit import AUDIT
 from streams.telemetry.events import tell
+from streams.telemetry.listeners import configured_listeners
 from streams.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from streams.flows.flow import Flow
     from streams.settings import Settings
     from streams.telemetry.events import Event, Listener
+    from streams.telemetry.metrics import Metrics
 
 
 def new_run_id() -> str:
@@ -51,6 +54,8 @@ class Service:
     draining: threading.Event = field(default_factory=threading.Event)
     leases: Leases | None = None
     rebuilding: str | None = None
+    metrics: Metrics | None = None
+    kafka: KafkaProgress | None = None
     _made: set[str] = field(default_factory=set)
     _making: threading.Lock = field(default_factory=threading.Lock)
     _locks: dict[str, threading.Lock] = field(default_factory=dict)
@@ -111,8 +116,13 @@ def started(
     leases = Leases(files, Holder.this_process(run_id), settings.lease.expires_seconds)
     draining = threading.Event()
     try:
-        with lineage_listener(settings, spark, command, draining.is_set) as lineage:
-            yield Service(spark, settings, run_id, (*listeners, *lineage), draining, leases)
+        with ExitStack() as stack:
+            stack.enter_context(closing(leases))
+            told = stack.enter_context(configured_listeners(settings, jvm_pid(spark)))
+            lineage = stack.enter_context(lineage_listener(settings, spark, command, draining.is_set))
+            all_told = (*listeners, *told.all, *lineage)
+            service = Service(spark, settings, run_id, all_told, draining, leases, metrics=told.metrics)
+            kafka = stack.enter_context(closing(KafkaProgress(settings, service.checkpoint, service.tell)))
+            yield replace(service, listeners=(kafka, *service.listeners), kafka=kafka)
     finally:
-        leases.close()
         spark.stop()

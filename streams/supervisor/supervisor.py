@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from streams.supervisor.run import FlowRun
     from streams.supervisor.service import Service
     from streams.telemetry.events import Event
+    from streams.telemetry.freshness import Freshness
 
 log = structlog.get_logger(__name__)
 
@@ -81,13 +82,14 @@ class _Tended:
     ends_early: bool = False  # was paused or is to start again: its query ends after the batch
     counts: Counter[str] = field(default_factory=Counter)
     last_batch_at: str | None = None
+    freshness: Freshness | None = None
     seen: object = None  # where the sources stood when the last run began; None: run, whatever they say
     failures: int = 0
     failed_at: deque[float] = field(default_factory=deque)
     is_told: bool = False  # knows what was wanted before the service began
 
-    def report(self, holder: str) -> FlowReport:
-        error = self.error
+    def report(self, holder: str, lag: dict[int, int] | None = None) -> FlowReport:
+        error, freshness = self.error, self.freshness
         return FlowReport(
             state=self.state.value,
             since=self.since,
@@ -104,6 +106,9 @@ class _Tended:
             last_batch_at=self.last_batch_at,
             holder="" if self.state is State.STANDBY else holder,
             answered=self.answered,
+            freshness_p50=None if freshness is None else freshness.p50,
+            freshness_p99=None if freshness is None else freshness.p99,
+            kafka_lag=None if lag is None else {str(partition): messages for partition, messages in lag.items()},
         )
 
 
@@ -170,7 +175,8 @@ class Supervisor:
 
     def reports(self) -> dict[str, FlowReport]:
         """What each flow is doing, as the status page and the command line have it."""
-        return {name: tended.report(self._service.run_id) for name, tended in self._tended.items()}
+        run, kafka = self._service.run_id, self._service.kafka
+        return {name: one.report(run, kafka.lag(name) if kafka else None) for name, one in self._tended.items()}
 
     def is_idle(self) -> bool:
         """Whether every flow has been through all that its sources have now."""
@@ -334,6 +340,7 @@ class Supervisor:
             tended = self._tended[event.audit.batch.flow]
             tended.counts.update(vars(event.audit.counts) | {"batches": 1})
             tended.last_batch_at = _now()
+            tended.freshness = event.audit.freshness or tended.freshness
 
     def _watch(self) -> None:
         """Do what people want, and say what the flows do."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from streams.checkpoint import BatchIdentity
+    from streams.telemetry.freshness import Freshness
 
 _CHECK: Final = StructType(
     [
@@ -55,6 +56,7 @@ AUDIT: Final = StructType(
         StructField("checks", ArrayType(_CHECK)),
         StructField("is_recovered", BooleanType()),  # a batch that an earlier process had begun
         StructField("code_version", StringType()),
+        StructField("freshness", MapType(StringType(), DoubleType())),  # p50, p99, max: see `telemetry.freshness`
     ]
 )
 
@@ -101,7 +103,13 @@ class CheckOutcome:
 
 @dataclass(frozen=True)
 class BatchAudit:
-    """What one micro-batch did."""
+    """What one micro-batch did.
+
+    Attributes:
+        freshness: how old its rows were; None where that was not measured (no row of the batch has a time of its own,
+            or an earlier process had written the batch).
+        breaches: the checks on the whole batch that failed and only warn; of those in `checks`.
+    """
 
     batch: BatchIdentity
     run_id: str
@@ -113,6 +121,8 @@ class BatchAudit:
     is_recovered: bool
     code_version: str
     checks: tuple[CheckOutcome, ...] = field(default=())
+    freshness: Freshness | None = None
+    breaches: tuple[str, ...] = ()
 
 
 def read_audit(spark: SparkSession, path: str) -> DataFrame:
@@ -130,5 +140,6 @@ def audit_frame(spark: SparkSession, audit: BatchAudit) -> DataFrame:
     row |= {name: getattr(audit, name) for name in ("run_id", "seconds", "versions", "is_recovered", "code_version")}
     row |= {name: getattr(audit, name).isoformat() for name in ("started_at", "finished_at")}
     row["checks"] = [vars(check) for check in audit.checks]
+    row["freshness"] = None if audit.freshness is None else vars(audit.freshness)
     text = F.from_json(F.lit(json.dumps(row)), AUDIT).alias("row")
     return spark.range(1, numPartitions=1).select(text).select("row.*")

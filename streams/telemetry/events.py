@@ -75,7 +75,17 @@ class GateJudged:
     checks: dict[str, tuple[CheckOutcome, ...]]
 
 
-Event = RunBegan | BatchDone | RunEnded | FlowChanged | GateJudged
+@dataclass(frozen=True)
+class KafkaLag:
+    """How far a flow is behind its topic: by partition, how many messages there it has not read."""
+
+    flow: str
+    topic: str
+    messages: dict[int, int]
+    at: datetime
+
+
+Event = RunBegan | BatchDone | RunEnded | FlowChanged | GateJudged | KafkaLag
 Listener = Callable[[Event], None]
 
 

@@ -16,6 +16,8 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
+from streams.telemetry.freshness import SOURCE_TIME
+
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
@@ -58,7 +60,7 @@ DIM_CUSTOMER: Final = StructType(
 
 
 def dim_customer(versions: DataFrame, accounts: DataFrame, contacts: DataFrame, behavior: DataFrame) -> DataFrame:
-    """The versions of some customers → rows of the dimension.
+    """The versions of some customers → rows of the dimension, and ``_source_time``.
 
     Args:
         versions: as `streams.sinks.history` makes them, of `CUSTOMER_TRACKED` and `CUSTOMER_OVERWRITTEN`.
@@ -78,7 +80,7 @@ def dim_customer(versions: DataFrame, accounts: DataFrame, contacts: DataFrame, 
     now = DIM_CUSTOMER.names[DIM_CUSTOMER.names.index("email_hash") :]
     kept = {name: F.when(F.col("_is_there"), F.col(name)) for name in now}
     return rows.select(
-        *(kept.get(one.name, F.col(one.name)).cast(one.dataType).alias(one.name) for one in DIM_CUSTOMER)
+        *(kept.get(one.name, F.col(one.name)).cast(one.dataType).alias(one.name) for one in DIM_CUSTOMER), SOURCE_TIME
     )
 
 

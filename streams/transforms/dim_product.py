@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 from pyspark.sql import functions as F
 from pyspark.sql.types import BooleanType, DecimalType, StringType, StructField, StructType, TimestampType
 
+from streams.telemetry.freshness import SOURCE_TIME
+
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
@@ -31,5 +33,5 @@ DIM_PRODUCT: Final = StructType(
 
 
 def dim_product(versions: DataFrame) -> DataFrame:
-    """The versions of some products (see `streams.sinks.history`) → rows of the dimension."""
-    return versions.select(*(F.col(one.name).cast(one.dataType).alias(one.name) for one in DIM_PRODUCT))
+    """The versions of some products (see `streams.sinks.history`) → rows of the dimension, and ``_source_time``."""
+    return versions.select(*(F.col(one.name).cast(one.dataType).alias(one.name) for one in DIM_PRODUCT), SOURCE_TIME)

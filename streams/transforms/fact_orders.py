@@ -17,6 +17,8 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
+from streams.telemetry.freshness import SOURCE_TIME
+
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
@@ -61,7 +63,8 @@ def merged_orders(events: DataFrame, warehouse: DataFrame) -> DataFrame:
 
     Args:
         events: silver.order_events, every event of the orders that are wanted.
-        warehouse: silver.orders, the rows of these orders.
+        warehouse: silver.orders, the rows of these orders. In both ``_source_time`` is the same in all rows of an
+            order: that for which it is made anew; the result has it too.
     """
     told = _told_by_events(events)
     stored = warehouse.select(
@@ -71,6 +74,7 @@ def merged_orders(events: DataFrame, warehouse: DataFrame) -> DataFrame:
             "status",
             F.col("is_deleted").alias("is_deleted"),
             *(F.col("ordered_at" if name == "created_at" else name).alias(name) for name in _MADE),
+            SOURCE_TIME,
         ).alias("_stored"),
     )
     both = told.join(stored, "order_id", "full_outer")
@@ -91,6 +95,7 @@ def merged_orders(events: DataFrame, warehouse: DataFrame) -> DataFrame:
         .withColumns({name: F.when(~F.col("is_deleted"), value) for name, value in values.items()})
         .withColumns(
             {
+                SOURCE_TIME: F.coalesce(f"_told.{SOURCE_TIME}", f"_stored.{SOURCE_TIME}"),
                 "status": F.when(F.col("is_deleted"), F.lit("deleted")).otherwise(F.col("status")),
                 "is_complete": F.col("created_at").isNotNull(),
             }
@@ -102,7 +107,7 @@ def merged_orders(events: DataFrame, warehouse: DataFrame) -> DataFrame:
 def fact_orders(
     orders: DataFrame, rates: DataFrame, customers: DataFrame, products: DataFrame, reporting_currency: str
 ) -> DataFrame:
-    """Orders → rows of the table (see `FACT_ORDERS`).
+    """Orders → rows of the table (see `FACT_ORDERS`), and ``_source_time``.
 
     Args:
         orders: see `merged_orders`.
@@ -129,7 +134,9 @@ def fact_orders(
             "is_product_known": F.col("product_key").isNotNull(),
         }
     )
-    return rows.select(*(F.col(field.name).cast(field.dataType).alias(field.name) for field in FACT_ORDERS))
+    return rows.select(
+        *(F.col(field.name).cast(field.dataType).alias(field.name) for field in FACT_ORDERS), SOURCE_TIME
+    )
 
 
 def convert(amount: Column, rate: Column, to_rate: Column) -> Column:
@@ -177,6 +184,7 @@ def _told_by_events(events: DataFrame) -> DataFrame:
         F.bool_or("is_deleted").alias("is_deleted"),
         F.max_by(F.when(F.col("event_type") == "created", made), _only("created", newest)).alias("made"),
         *(F.max_by(F.col("occurred_at"), _only(step, newest)).alias(f"{step}_at") for step in _STEPS[1:]),
+        F.max(SOURCE_TIME).alias(SOURCE_TIME),
     )
     return folded.select("order_id", F.struct(*folded.columns[1:]).alias("_told"))
 

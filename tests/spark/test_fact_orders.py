@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 EVENTS = (
     "event_id string, order_id string, sequence bigint, event_type string, occurred_at timestamp, customer_id string, "
-    "quantity bigint, amount decimal(18,2), currency string, is_deleted boolean"
+    "quantity bigint, amount decimal(18,2), currency string, is_deleted boolean, _source_time timestamp"
 )
 RATES = "rate_date date, base_currency string, quote_currency string, rate decimal(18,6), is_deleted boolean"
 ORDERS = (
     "order_id string, customer_id string, product_id string, ordered_at timestamp, quantity bigint, "
-    "amount decimal(18,2), currency string, status string, is_deleted boolean"
+    "amount decimal(18,2), currency string, status string, is_deleted boolean, _source_time timestamp"
 )
 VALIDITY = "valid_from timestamp, valid_to timestamp"
 
@@ -59,7 +59,7 @@ def event(
     sequence: int, kind: str, day: str, amount: str | None = None, currency: str = "USD", order: str = "CD-1"
 ) -> tuple[object, ...]:
     made = ("7", 2, Decimal(amount), currency) if amount else (None, None, None, None)
-    return (f"{order}-{sequence}", order, sequence, kind, at(day), *made, kind == "deleted")
+    return (f"{order}-{sequence}", order, sequence, kind, at(day), *made, kind == "deleted", None)
 
 
 def stored(order: str = "CD-1", day: str = "2025-01-02", **changes: object) -> dict[str, object]:

@@ -11,6 +11,7 @@ import yaml
 from moto.server import ThreadedMotoServer
 
 from streams.errors import ConfigurationError
+from streams.secrets import SecretReference
 from streams.settings import PROJECT, Settings, load_settings
 
 if TYPE_CHECKING:
@@ -258,3 +259,25 @@ def test_secret_that_is_not_there_fails_the_loading(file: Path, monkeypatch: pyt
     with pytest.raises(ConfigurationError) as caught:
         load_settings(None, str(file), {})
     assert caught.value.code == "SECRET_MISSING"
+
+
+def test_a_webhook_is_an_address_or_a_reference_to_one(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(file, least(alerts={"webhook": "https://hooks.example/a"})).alerts.webhook == "https://hooks.example/a"
+    kept = load(file, least(alerts={"webhook": "env:OUR_WEBHOOK"}))
+    assert isinstance(kept.alerts.webhook, SecretReference)
+    assert kept.model_dump(mode="json")["alerts"]["webhook"] == "env:OUR_WEBHOOK"
+    monkeypatch.delenv("OUR_WEBHOOK", raising=False)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(None, str(file), {})
+    assert caught.value.code == "SECRET_MISSING"
+    assert "alerts.webhook" in str(refused(file, least(alerts={"webhook": "hooks.example/a"})))
+
+
+def test_a_consumer_groups_name_has_known_places(file: Path) -> None:
+    def kafka(**more: Any) -> dict[str, Any]:
+        return least(kafka={"bootstrap_servers": "broker:9092"} | more)
+
+    assert load(file, kafka()).kafka.group_of("prod", "bronze.x") == "lakehouse-streams.prod.bronze.x"
+    assert load(file, kafka(group="ours-{flow}")).kafka.group_of("prod", "bronze.x") == "ours-bronze.x"
+    assert load(file, kafka(group=None)).kafka.group_of("prod", "bronze.x") is None
+    assert "kafka.group" in str(refused(file, kafka(group="{topic}")))
