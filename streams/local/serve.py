@@ -30,7 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-_READY: Final = "ready.json"
+_READY: Final = "_ready.json"  # a name that Spark reads nothing of
 
 Folder = Annotated[Path, typer.Option("--folder", help="Where it keeps what it needs; made if it is not there.")]
 Host = Annotated[str, typer.Option("--host", help="The address to listen at; 0.0.0.0 is every one of this machine.")]
@@ -244,10 +244,11 @@ def shop(
     seconds: Annotated[float, typer.Option("--seconds", min=0, help="How long it takes; 0 is as fast as can be.")] = 0,
     seed: Seed = 7,
     orders: Orders = None,
+    stay: Annotated[bool, typer.Option("--stay", help="Stay up when all is sent.")] = False,
 ) -> None:
     """Send the shop's order events and exchange rates, dirt included, once, and end.
 
-    What was sent as a whole is not sent again into the same folder.
+    What was sent as a whole is not sent again with the same folder.
 
     Example: `... shop --bootstrap-servers localhost:9094 --landing .streams/landing --orders 3000`
     """
@@ -255,16 +256,19 @@ def shop(
     from streams.local.replay import plan_replay
 
     sent, this = landing / "_sent.json", {"orders": orders, "seed": seed}
-    if sent.exists() and json.loads(sent.read_text()) == this:
-        _say("all was sent already")
-        return
-    plan = plan_replay(seed, orders)
-    with _told_to_end() as ended:
-        send_replay(plan, bootstrap_servers, topic, landing, seconds=seconds, stop=ended)
-        if ended.is_set():
-            raise StreamsError("REPLAY_INTERRUPTED", "Not all was sent; the next start sends all from the beginning.")
-    sent.write_text(json.dumps(this))
-    _say(f"{len(plan.messages)} messages and {len(plan.files)} files sent")
+    landing.mkdir(parents=True, exist_ok=True)
+    with _told_to_end() as ended, _ready(landing, "shop", 0):
+        if sent.exists() and json.loads(sent.read_text()) == this:
+            _say("all was sent already")
+        else:
+            plan = plan_replay(seed, orders)
+            send_replay(plan, bootstrap_servers, topic, landing, seconds=seconds, stop=ended)
+            if ended.is_set():
+                raise StreamsError("REPLAY_INTERRUPTED", "Not all was sent; the next start begins from the beginning.")
+            sent.write_text(json.dumps(this))
+            _say(f"{len(plan.messages)} messages and {len(plan.files)} files sent")
+        if stay:
+            ended.wait()
 
 
 @app.command()
@@ -311,11 +315,7 @@ def _serve(
     Raises:
         FatalError: ``STAND_IN_FAILED``: its process is gone.
     """
-    ready, said = folder / _READY, json.dumps({"ready": what, "port": port} | login)
-    ready.write_text(said)
-    sys.stdout.write(f"{said}\n")
-    sys.stdout.flush()
-    try:
+    with _ready(folder, what, port, **login):
         waited = 0.0
         while not ended.wait(1):
             if not server.is_running:
@@ -324,8 +324,19 @@ def _serve(
             if source is not None and change_every and waited >= change_every:
                 source.change()
                 waited = 0.0
+
+
+@contextmanager
+def _ready(folder: Path, what: str, port: int, **login: str) -> Iterator[None]:
+    """Say what is ready, to people and in the folder, where `healthy` finds it."""
+    note, said = folder / _READY, json.dumps({"ready": what, "port": port} | login)
+    note.write_text(said)
+    sys.stdout.write(f"{said}\n")
+    sys.stdout.flush()
+    try:
+        yield
     finally:
-        ready.unlink(missing_ok=True)
+        note.unlink(missing_ok=True)
 
 
 def _read(file: Path | None) -> str | None:
