@@ -7,6 +7,7 @@ what it is to hold, and ends on SIGTERM or Ctrl-C. It listens on the loopback un
 from __future__ import annotations
 
 import json
+import secrets
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ import typer
 
 from streams.errors import ConfigurationError, FatalError, StreamsError
 from streams.local.child import Listen
+from streams.secrets import SecretReference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +38,10 @@ Folder = Annotated[Path, typer.Option("--folder", help="Where it keeps what it n
 Host = Annotated[str, typer.Option("--host", help="The address to listen at; 0.0.0.0 is every one of this machine.")]
 Port = Annotated[int, typer.Option("--port", help="The port to listen at; 0 is any that is free.")]
 Secret = Annotated[
-    Path | None, typer.Option("--password-file", help="The file of the password that it takes; else it makes one.")
+    Path | None,
+    typer.Option(
+        "--password-file", help="The file of the password that it takes; else one that it makes in the folder."
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Which shop: the same seed and orders make the same.")]
 Orders = Annotated[int | None, typer.Option("--orders", min=1, help="How many of the 69,659 orders; all by default.")]
@@ -72,7 +77,7 @@ def kafka(folder: Folder, port: Port = 9092) -> None:
     """
     from streams.local.broker import Broker
 
-    with _told_to_end() as ended, Broker(folder, _say, port=port or None) as broker:
+    with _told_to_end(folder) as ended, Broker(folder, _say, port=port or None) as broker:
         _serve(folder, ended, broker, "kafka", int(broker.bootstrap_servers.rpartition(":")[2]))
 
 
@@ -87,7 +92,7 @@ def s3(folder: Folder, host: Host = "127.0.0.1", port: Port = 5000) -> None:
     from streams.local.s3_server import S3Server
 
     objects = folder / "objects.tar"
-    with _told_to_end() as ended, S3Server(folder, Listen(host, port)) as server:
+    with _told_to_end(folder) as ended, S3Server(folder, Listen(host, port)) as server:
         if objects.exists():
             server.load(objects)
         _serve(folder, ended, server, "s3", int(server.endpoint.rpartition(":")[2]))
@@ -118,11 +123,11 @@ def snowflake(
     server = SnowflakeServer(
         folder,
         listen=Listen(host, port),
-        password=_read(password_file),
+        password=_password(folder, password_file),
         tables=folder / "tables",
         stages=stages or folder / "stages",
     )
-    with _told_to_end() as ended, server:
+    with _told_to_end(folder) as ended, server:
         source = ShopSource("snowflake", server, seed, orders)
         _serve(
             folder,
@@ -169,15 +174,16 @@ def redshift(
     behind = None
     if postgres is not None:
         name, _, number = postgres.rpartition(":")
-        password = _read(owner_password_file)
-        if not name or not number.isdecimal() or password is None or files is None:
+        if not name or not number.isdecimal() or owner_password_file is None or files is None:
             raise ConfigurationError(
                 "CALL_INCOMPLETE", "--postgres is HOST:PORT, and needs --owner-password-file and --files beside it."
             )
-        behind = Postgres(name, int(number), password, files)
+        behind = Postgres(name, int(number), _password(folder, owner_password_file), files)
     login = S3Login(s3_endpoint, S3Server.access_key, S3Server.secret_key)
-    server = RedshiftServer(folder, login, listen=Listen(host, port), password=_read(password_file), postgres=behind)
-    with _told_to_end() as ended, server:
+    server = RedshiftServer(
+        folder, login, listen=Listen(host, port), password=_password(folder, password_file), postgres=behind
+    )
+    with _told_to_end(folder) as ended, server:
         source = ShopSource("redshift", server, seed, orders)
         _serve(
             folder,
@@ -209,8 +215,8 @@ def salesforce(
     from streams.local.salesforce_server import SalesforceServer
     from streams.local.shop_source import ShopSource
 
-    server = SalesforceServer(folder, listen=Listen(host, port), consumer_secret=_read(password_file))
-    with _told_to_end() as ended, server:
+    server = SalesforceServer(folder, listen=Listen(host, port), consumer_secret=_password(folder, password_file))
+    with _told_to_end(folder) as ended, server:
         source = ShopSource("salesforce", server, seed, orders)
         place = int(server.url.rpartition(":")[2])
         _serve(folder, ended, server, "salesforce", place, source, change_every, consumer_key=server.consumer_key)
@@ -256,15 +262,14 @@ def shop(
     from streams.local.replay import plan_replay
 
     sent, this = landing / "_sent.json", {"orders": orders, "seed": seed}
-    landing.mkdir(parents=True, exist_ok=True)
-    with _told_to_end() as ended, _ready(landing, "shop", 0):
+    with _told_to_end(landing) as ended, _ready(landing, "shop", 0):
         if sent.exists() and json.loads(sent.read_text()) == this:
             _say("all was sent already")
         else:
             plan = plan_replay(seed, orders)
             send_replay(plan, bootstrap_servers, topic, landing, seconds=seconds, stop=ended)
             if ended.is_set():
-                raise StreamsError("REPLAY_INTERRUPTED", "Not all was sent; the next start begins from the beginning.")
+                raise StreamsError("REPLAY_INTERRUPTED", "Not all was sent; the next start sends all of it.")
             sent.write_text(json.dumps(this))
             _say(f"{len(plan.messages)} messages and {len(plan.files)} files sent")
         if stay:
@@ -288,8 +293,10 @@ def healthy(folder: Folder) -> None:
 
 
 @contextmanager
-def _told_to_end() -> Iterator[threading.Event]:
+def _told_to_end(folder: Path) -> Iterator[threading.Event]:
     """An event that SIGTERM and Ctrl-C set."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _READY).unlink(missing_ok=True)  # of one that was killed
     ended = threading.Event()
     told = (signal.SIGTERM, signal.SIGINT)
     handlers = {number: signal.signal(number, lambda *_: ended.set()) for number in told}
@@ -339,10 +346,14 @@ def _ready(folder: Path, what: str, port: int, **login: str) -> Iterator[None]:
         note.unlink(missing_ok=True)
 
 
-def _read(file: Path | None) -> str | None:
-    from streams.secrets import SecretReference
-
-    return None if file is None else SecretReference(f"file:{file}").resolve()
+def _password(folder: Path, file: Path | None) -> str:
+    """What the file says; without one, what the folder has kept, or a new one there."""
+    made = folder / "password"
+    if file is None and not made.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        made.touch(mode=0o600)
+        made.write_text(secrets.token_urlsafe(16))
+    return SecretReference(f"file:{file or made}").resolve()
 
 
 def _say(line: str) -> None:
