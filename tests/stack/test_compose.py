@@ -17,7 +17,7 @@ import yaml
 
 from streams.local.replay import plan_replay
 from streams.local.s3_server import client
-from streams.settings import PROJECT, load_settings
+from streams.settings import PROJECT, Settings, load_settings
 from tests.stack.airflow_stack import installed, wait_until
 from tests.stack.compose_stack import FILE, ORDERS, Stack, environment
 from tests.stack.reading import read_topic
@@ -167,6 +167,8 @@ def test_service_brings_the_shop_into_the_warehouses(stack: Stack) -> None:
             return bool(rows >= ORDERS)
 
     service = stack.start("streams")
+    if "page" in Settings.model_fields:
+        stack.wait("streams", service, 180)
     wait_until(published, service, 500)
     status = stack.run("streams", ["streams", "status", "--env", "compose"])
     assert status.returncode == 0, status.stdout
