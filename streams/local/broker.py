@@ -58,12 +58,13 @@ class _Address:
     controller_port: int
 
     @classmethod
-    def kept_in(cls, folder: Path) -> _Address:
+    def kept_in(cls, folder: Path, port: int | None) -> _Address:
+        """As the folder has it; with a port of one's choice in the beginning."""
         file = folder / "address.json"
         if not file.exists():
-            port, controller_port = _free_ports()
+            free, controller_port = _free_ports()
             cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-            file.write_text(json.dumps(vars(cls(cluster_id, port, controller_port))))
+            file.write_text(json.dumps(vars(cls(cluster_id, port or free, controller_port))))
         return cls(**json.loads(file.read_text()))
 
 
@@ -73,13 +74,23 @@ class Broker:
     Args:
         folder: where the broker lives; made when missing, its data is used when there is some.
         progress: is told what is being downloaded, the first time.
+        port: where it listens from its first start on; any that is free, if none is given.
+        settings: Kafka's own, over those that it has here.
     """
 
-    def __init__(self, folder: Path, progress: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        progress: Callable[[str], None] | None = None,
+        *,
+        port: int | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self._progress = progress
+        self._settings = dict(settings or {})
         folder.mkdir(parents=True, exist_ok=True)
-        self._address = _Address.kept_in(folder)
+        self._address = _Address.kept_in(folder, port)
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
         self._lock: TextIOWrapper | None = None
@@ -88,6 +99,11 @@ class Broker:
     def bootstrap_servers(self) -> str:
         """``host:port``, the same for the life of the folder."""
         return f"127.0.0.1:{self._address.port}"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process is there."""
+        return self._is_running()
 
     @property
     def process_id(self) -> int | None:
@@ -216,7 +232,7 @@ class Broker:
             "broker.session.timeout.ms": 4000,
             "broker.heartbeat.interval.ms": 1000,
         }
-        lines = (f"{key}={value}\n" for key, value in settings.items())
+        lines = (f"{key}={value}\n" for key, value in (settings | self._settings).items())
         (self.folder / "server.properties").write_text("".join(lines))
         (self.folder / "log4j2.properties").write_text(_LOGGING)
 

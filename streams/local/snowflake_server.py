@@ -2,7 +2,8 @@
 
 It answers what Snowflake answers, and adds what fakesnow leaves out and a reader must cope with: the password is
 checked, session parameters are taken, large results come in chunks that are fetched by URL, and a request can be
-refused with any of Snowflake's error numbers (`SnowflakeServer.refuse_next`). Nothing is kept when it ends.
+refused with any of Snowflake's error numbers (`SnowflakeServer.refuse_next`). Tables are kept when it ends only where
+it is told a folder for them.
 The folder holds ``port`` and ``server.log``.
 """
 
@@ -22,6 +23,7 @@ import sys
 import threading
 import time
 from contextlib import asynccontextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlencode
@@ -29,6 +31,7 @@ from urllib.parse import urlencode
 import pyarrow as pa
 
 from streams.errors import FatalError
+from streams.local.child import LOOPBACK, Listen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -72,19 +75,34 @@ class SnowflakeServer:
 
     Args:
         folder: where its port and its log lie; made if it is not there.
+        listen: where it listens.
+        password: the user's; any, if none is given.
+        tables: the folder of the files that its tables are kept in; in memory, if none is given.
+        stages: the folder of its internal stages, into which clients write by themselves: a client on another machine
+            must have it at the same path. One in the folder of temporary files, if none is given.
 
     Attributes:
-        host, port: where it listens, by plain HTTP.
+        host, port: where it listens, by plain HTTP, on this machine.
         account, user, password: the only login that it takes.
 
     Raises:
         FatalError: ``SNOWFLAKE_STAND_IN_FAILED``, with the end of its log.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        listen: Listen = LOOPBACK,
+        password: str | None = None,
+        tables: Path | None = None,
+        stages: Path | None = None,
+    ) -> None:
         self.folder = folder
         self.host, self.port = "127.0.0.1", 0
-        self.account, self.user, self.password = "shop", "loader", secrets.token_urlsafe(16)
+        self.account, self.user, self.password = "shop", "loader", password or secrets.token_urlsafe(16)
+        kept = {"STAND_IN_TABLES": tables, "STAND_IN_STAGES": stages}
+        self._told = listen.variables() | {name: str(place) for name, place in kept.items() if place is not None}
         self._process: subprocess.Popen[bytes] | None = None
         self._schemas: dict[str, tuple[pa.Schema, tuple[str, ...]]] = {}
 
@@ -98,7 +116,8 @@ class SnowflakeServer:
                 stdin=subprocess.PIPE,  # when we are gone, so is this pipe, and the server ends
                 stdout=log,
                 stderr=log,
-                env=os.environ | {"STAND_IN_PASSWORD": self.password, "STAND_IN_USER": self.user},
+                env=os.environ | self._told | {"STAND_IN_PASSWORD": self.password, "STAND_IN_USER": self.user},
+                start_new_session=True,
             )
         try:
             self._await(said)
@@ -124,6 +143,11 @@ class SnowflakeServer:
         raise FatalError(
             "SNOWFLAKE_STAND_IN_FAILED", "The stand-in for Snowflake did not start.", way_out="\n".join(shown)
         )
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process is there."""
+        return self._process is not None and self._process.poll() is None
 
     def close(self) -> None:
         """End the process."""
@@ -156,17 +180,19 @@ class SnowflakeServer:
             session_parameters={"CLIENT_OUT_OF_BAND_TELEMETRY_ENABLED": False},
         )
 
-    def create_table(self, name: str, columns: pa.Schema, key: Sequence[str]) -> None:
+    def create_table(self, name: str, columns: pa.Schema, key: Sequence[str], *, replace: bool = True) -> None:
         """Make a table; its columns are unquoted, so Snowflake spells them in capitals.
 
         Args:
             name: the table's name.
             columns: aware times become TIMESTAMP_TZ, others TIMESTAMP_NTZ; whole numbers NUMBER(18,0).
             key: the columns by which `load` replaces rows.
+            replace: make it anew where there is one of that name.
         """
         listed = ", ".join(f"{field.name} {_declared(field.type)}" for field in columns)
+        table = f"OR REPLACE TABLE {name}" if replace else f"TABLE IF NOT EXISTS {name}"
         with self.connect() as connection:
-            connection.cursor().execute(f"CREATE OR REPLACE TABLE {name} ({listed})")
+            connection.cursor().execute(f"CREATE {table} ({listed})")
         self._schemas[name.upper()] = (columns, tuple(key))
 
     def load(self, table: str, rows: pa.Table | Iterable[dict[str, Any]]) -> None:
@@ -533,6 +559,20 @@ def _end_with_parent() -> None:
     os._exit(0)
 
 
+def _keep() -> None:
+    """Have tables and stages where we are told to, if anywhere."""
+    from fakesnow.instance import FakeSnow
+    from fakesnow.transforms import stage
+
+    if tables := os.environ.get("STAND_IN_TABLES"):
+        Path(tables).mkdir(parents=True, exist_ok=True)
+        # By its name: the package has a function that is called so too.
+        import_module("fakesnow.server").shared_fs = FakeSnow(db_path=tables)  # type: ignore[attr-defined]
+    if stages := os.environ.get("STAND_IN_STAGES"):
+        Path(stages).mkdir(parents=True, exist_ok=True)
+        stage.LOCAL_BUCKET_PATH = stages
+
+
 def _serve(said: Path) -> None:
     """Serve until the parent is gone; the port is written once it is bound."""
     import fakesnow.arrow
@@ -546,11 +586,13 @@ def _serve(said: Path) -> None:
     fakesnow.transforms.merge = _merged  # type: ignore[assignment]
     fakesnow.copy_into._describe_table = _described  # type: ignore[assignment]
     fakesnow.copy_into._source_urls = _staged_files(fakesnow.copy_into._source_urls)  # type: ignore[assignment]
+    _keep()
     stand_in = _StandIn(os.environ.pop("STAND_IN_USER"), os.environ.pop("STAND_IN_PASSWORD"))
-    listening = socket.socket()
+    listen, listening = Listen.said(), socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # asyncio does it only where the socket names its protocol; without it each answer waits some 40 ms.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listening.bind(("127.0.0.1", 0))
+    listening.bind((listen.host, listen.port))
     part = said.with_suffix(".part")
     part.write_text(str(listening.getsockname()[1]))
     part.replace(said)
