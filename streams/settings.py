@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import json
 import re
 import types
@@ -168,6 +169,37 @@ class LoggingSettings(_Model):
     format: Literal["auto", "json", "console"] = "auto"
 
 
+class PageSettings(_Model):
+    """Where the status page of `streams up` is. Beyond the loopback it asks for a token.
+
+    Port 0 takes any that is free.
+    """
+
+    enabled: bool = True
+    host: Text = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    token: SecretReference | None = None
+
+    @model_validator(mode="after")
+    def _has_token(self) -> Self:
+        if self.enabled and not self.is_local and self.token is None:
+            raise PydanticCustomError(
+                "page_token_missing",
+                "{host} can be reached from other machines, so page.token must be set, a reference such as "
+                "env:PAGE_TOKEN; or leave page.host at 127.0.0.1",
+                {"host": self.host},
+            )
+        return self
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches it."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:  # another name
+            return False
+
+
 class Settings(_Model):
     """Everything that differs from one environment to another."""
 
@@ -188,6 +220,7 @@ class Settings(_Model):
     restart: RestartSettings = RestartSettings()
     scheduling: SchedulingSettings = SchedulingSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
+    page: PageSettings = PageSettings()
     drain_seconds: Seconds = 30.0
     logging: LoggingSettings = LoggingSettings()
 
@@ -230,7 +263,8 @@ def load_settings(
     settings = _with_absolute_paths(settings)
     if check_secrets:
         references = (*settings.sources.secrets(), *settings.targets.secrets())
-        for secret in (settings.kafka.sasl_password, settings.personal.hash_key, *references):
+        token = settings.page.token if settings.page.enabled else None
+        for secret in (settings.kafka.sasl_password, settings.personal.hash_key, token, *references):
             if secret is not None:
                 secret.resolve()
     return settings

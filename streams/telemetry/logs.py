@@ -90,16 +90,17 @@ def _masked(value: Any) -> Any:
         return value
     if isinstance(value, dict):
         return {
-            _masked_text(str(key)): MASK if _SECRET_KEY.search(str(key)) else _masked(inner)
+            masked_text(str(key)): MASK if _SECRET_KEY.search(str(key)) else _masked(inner)
             for key, inner in value.items()
         }
     if isinstance(value, list | tuple | set | frozenset):
         return [_masked(inner) for inner in value]
     # An error, a path, a model: what would be shown of it later is its text.
-    return _masked_text(str(value))
+    return masked_text(str(value))
 
 
-def _masked_text(text: str) -> str:
+def masked_text(text: str) -> str:
+    """A text without the secrets that this process knows, and without the values of pairs such as ``password=…``."""
     for secret in sorted(_spellings(), key=len, reverse=True):  # one secret may be a part of another
         text = text.replace(secret, MASK)
     return _SECRET_PAIR.sub(rf"\1{MASK}", text)
