@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
     from streams.supervisor.page.overview import FlowView
 
-NODE_WIDTH: Final = 178
+NODE_WIDTH: Final = 198
 NODE_HEIGHT: Final = 44
-SOURCE_WIDTH: Final = 136
-_COLUMN_GAP: Final = 44
+SOURCE_WIDTH: Final = 156
+_COLUMN_GAP: Final = 38
 _ROW: Final = 54
-_TOP: Final = 28  # under the columns' names
+_TOP: Final = 32  # under the columns' names
 _LAYERS: Final = ("sources", "bronze", "silver", "gold", "warehouses")
 
 
@@ -33,6 +33,11 @@ class Node:
     def width(self) -> int:
         """As wide as it is drawn."""
         return NODE_WIDTH if self.view else SOURCE_WIDTH
+
+    @property
+    def warehouse(self) -> str | None:
+        """Which warehouse it publishes to, for its column has several."""
+        return self.view.layer if self.view and self.view.layer not in _LAYERS else None
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def _spread(names: Sequence[str], reads: Mapping[str, Iterable[str]], centres: M
 
 def _label(name: str, flows: Mapping[str, FlowView]) -> str:
     if name in flows:
-        return flows[name].table if flows[name].layer in _LAYERS else name
+        return flows[name].table
     what, _, where = name.partition(" ")
     if what == "files":
         return f"files: {where.rstrip('/').rsplit('/', 1)[-1]}"

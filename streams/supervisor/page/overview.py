@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 
 GONE: Final = "gone"  # the process that held it says nothing any more
 UNKNOWN: Final = "unknown"  # no process has said anything of it
+MEANINGS: Final = {
+    "waiting": "Its sources have nothing new.",
+    "queued": "Its sources have something; other flows are at work.",
+    "running": "It is at work on a batch.",
+    "starting": "It is being started.",
+    "backing off": "It failed, and is tried again by itself after a pause.",
+    "held": "A check holds its batch, which is tried again.",
+    "paused": "It waits until a person resumes it.",
+    "failed": "It is not started again before a person restarts it.",
+    "draining": "It ends its batch, then stops.",
+    "stopped": "The service that held it has ended.",
+    GONE: "The process that held it says nothing any more.",
+    UNKNOWN: "No service has said anything of it yet.",
+}
 _AT_WORK: Final = ("waiting", "queued", "running", "starting")
 
 
@@ -179,7 +193,15 @@ def overview(
         said = reported.get(flow.name)
         order = orders.get(flow.name, Order())
         if report is None or said is None:
-            views.append(FlowView(flow.name, flow.reads, is_told_to_pause=order.paused, paused_by=order.by))
+            views.append(
+                FlowView(
+                    flow.name,
+                    flow.reads,
+                    is_told_to_pause=order.paused,
+                    paused_by=order.by,
+                    rows_waiting=recent.waiting(flow.name),
+                )
+            )
             continue
         views.append(_view(flow, said, report, order, recent, now, run_id, lags or {}, rates or {}))
     processes = tuple(
@@ -308,14 +330,16 @@ def _of_gates(gates: Iterable[GateRun]) -> Iterable[Need]:
 
 
 def _of_lanes(views: Iterable[FlowView]) -> Iterable[Need]:
-    for view in views:
-        if view.rows_waiting:
-            verb = "waits" if view.rows_waiting == 1 else "wait"
-            yield Need(
-                Urgency.ANY_TIME,
-                "lane",
-                f"{rows(view.rows_waiting)} of {view.name} {verb} in the error lane",
-                "They broke their contract or a check; the others went on.",
-                "Look at why, then replay or discard them.",
-                f"/lane?flow={view.name}",
-            )
+    """One for all lanes: they can wait, and each flow shows its own."""
+    waiting = sorted(((view.rows_waiting, view.name) for view in views if view.rows_waiting), reverse=True)
+    if waiting:
+        total = sum(count for count, _ in waiting)
+        named = ", ".join(f"{name} {count:,}" for count, name in waiting[:6])
+        yield Need(
+            Urgency.ANY_TIME,
+            "lane",
+            f"{rows(total)} {'waits' if total == 1 else 'wait'} in the error lane",
+            f"They broke their contract or a check; the others went on: {named}{', …' if len(waiting) > 6 else ''}.",
+            "Look at why, then replay or discard them.",
+            "/lane" if len(waiting) > 1 else f"/lane?flow={waiting[0][1]}",
+        )

@@ -27,7 +27,7 @@ from streams.supervisor.page.gate_files import LAYERS, GateFiles
 from streams.supervisor.page.graph import draw
 from streams.supervisor.page.guard import Guard, Sessions, Visitor, cookie_text, is_own_form, safe_next
 from streams.supervisor.page.lanes import PAGE_ROWS, STATUSES, Aftermath, LaneFilter, Settling
-from streams.supervisor.page.overview import overview
+from streams.supervisor.page.overview import MEANINGS, overview
 from streams.supervisor.page.whereabouts import verdicts
 
 if TYPE_CHECKING:
@@ -140,6 +140,7 @@ class Pages:
             "ago": words.ago,
             "asked_of_flows": tuple(_ASKED_OF_FLOWS),
             "instant": words.instant,
+            "meanings": MEANINGS,
         }
 
     def app(self, *, is_local: bool) -> ASGIApp:
@@ -446,6 +447,7 @@ class Pages:
             request,
             "lane_row.html",
             f"Row {row.error_id}",
+            here=f"/lane/{row.error_id}",  # what reveals it can't be asked for again by a link
             row=row,
             view=self._overview().flow(row.flow),
             payload=None if row.payload is None else text if reveals else shape_of(text),
@@ -485,6 +487,7 @@ class Pages:
         facts = {
             "title": title,
             "path": request.url.path,
+            "here": f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path,
             "environment": self._facts.environment,
             "csrf": visitor.csrf,
             "who": visitor.name,

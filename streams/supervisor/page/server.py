@@ -62,6 +62,7 @@ class PageServer:
         config = uvicorn.Config(
             pages.app(is_local=self._settings.is_local),
             log_config=None,
+            log_level="critical",  # what fails is logged once, by the pages
             access_log=False,  # an address may hold a key that somebody looked for
             lifespan="off",
             ws="none",

@@ -32,7 +32,7 @@ def span(seconds: float | None) -> str:
     if seconds is None:
         return ""
     for size, unit in _UNITS:
-        if seconds >= size:
+        if seconds >= (size if unit == "min" else 2 * size):  # 90 min say more than 2 h
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.1f} s" if 0 < seconds < 1 else f"{max(0.0, seconds):.0f} s"
 
