@@ -108,7 +108,7 @@ def page(running: Running) -> Iterator[Page]:
 
 def test_what_is_wrong_is_found_from_the_first_page(running: Running, page: Page) -> None:
     needs = page.get_by_role("region", name="Needs a person")
-    page.wait_for_function("document.body.innerText.includes('gold.fact_orders is paused')")
+    needs.get_by_text("gold.fact_orders is paused").wait_for()
     needs.get_by_role("link", name="silver’s gate failed").click()
     assert "row_count > 1000" in page.get_by_role("row").filter(has_text="fail").first.inner_text()
     page.get_by_role("searchbox", name="Where is my row?").fill("2025-01-03|EUR|USD")
@@ -144,7 +144,7 @@ def test_it_brings_what_has_changed_and_leaves_the_reader_where_they_are(running
     page.evaluate("window.isStillThere = true")
     page.get_by_role("button", name="Restart silver.fx_rates").focus()
     running.supervisor.control.pause("silver.fx_rates")
-    page.wait_for_function("document.querySelector('h1').innerText.includes('paused')", timeout=30_000)
+    page.locator("h1").filter(has_text="paused").wait_for()
     assert page.evaluate("window.isStillThere")
     assert page.evaluate("document.activeElement.id") == "restart-silver.fx_rates"
     page.get_by_role("button", name="Resume silver.fx_rates").click()

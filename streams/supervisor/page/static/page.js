@@ -11,7 +11,9 @@
   async function refresh() {
     if (!isBusy()) {
       try {
-        const answer = await fetch(location.pathname + location.search.replace(/[?&]said=[^&]*/, ""), { headers: { accept: "text/html" } });
+        const here = new URL(location.href);
+        here.searchParams.delete("said");
+        const answer = await fetch(here, { headers: { accept: "text/html" } });
         const there = new DOMParser().parseFromString(await answer.text(), "text/html");
         const [now, next] = [document.querySelector("main"), there.querySelector("main")];
         if (answer.ok && next && !answer.redirected && !isBusy()) {
