@@ -6,6 +6,7 @@ import datetime as dt
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from streams.telemetry.audit import BatchAudit, CheckOutcome, RowCounts
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from streams.flows.flow import Flow
     from streams.settings import Settings
     from streams.supervisor.page.lanes import LaneFilter, Settling
 
@@ -39,9 +41,15 @@ def minutes_ago(minutes: float) -> dt.datetime:
     return NOW - dt.timedelta(minutes=minutes)
 
 
+@cache
 def settings() -> Settings:
     """Production's: every flow that there can be."""
     return load_settings("prod", None, {}, check_secrets=False)
+
+
+@cache
+def declared() -> tuple[Flow, ...]:
+    return tuple(all_flows(settings()).values())
 
 
 def batch(flow: str, number: int, minutes: float, **facts: Any) -> BatchAudit:
@@ -213,7 +221,7 @@ def stand(folder: Path, page: PageSettings | None = None, **facts: Any) -> Itera
     shown = Facts(
         environment="test",
         run_id=RUN,
-        flows=list(all_flows(settings()).values()),
+        flows=declared(),
         files=files,
         recent=recent,
         gates=GateFiles(FolderFiles(), str(folder / "results")),

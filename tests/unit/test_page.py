@@ -17,7 +17,7 @@ from streams.supervisor.control import Change, Process
 from streams.supervisor.page.lanes import Violation
 from streams.supervisor.page.whereabouts import Found
 from streams.telemetry.events import BatchDone
-from tests.unit.page_bench import Stand, batch, check, ill, lane_row, minutes_ago, settings, stand, well
+from tests.unit.page_bench import Stand, batch, check, declared, ill, lane_row, minutes_ago, stand, well
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,9 +86,7 @@ def test_a_calm_service_says_so(page: Stand) -> None:
 
 
 def all_names() -> list[str]:
-    from streams.flows import all_flows
-
-    return list(all_flows(settings()))
+    return [flow.name for flow in declared()]
 
 
 def test_every_flow_is_in_the_picture_with_its_state_in_words(page: Stand) -> None:

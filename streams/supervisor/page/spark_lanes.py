@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pyspark.sql import functions as F
+from pyspark.sql.types import StringType
 
 from streams.delta_log import has_table
 from streams.errors import RetriableError, StreamsError
@@ -19,7 +20,7 @@ from streams.quality.contract import load_contracts
 from streams.quality.error_lane import find_row, lane_table, settle, shape_of
 from streams.supervisor.page.lanes import PAGE_ROWS, Aftermath, LaneFilter, LanePage, LaneRow, Settling, lane_row
 from streams.supervisor.page.recent import newest_audits
-from streams.supervisor.page.whereabouts import Found, Place, Whereabouts, places
+from streams.supervisor.page.whereabouts import MESSAGE_KEY, Found, Place, Whereabouts, places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -172,7 +173,8 @@ class SparkLanes:
         if answers:
             for row in reduce(lambda left, right: left.unionByName(right), answers).collect():
                 place = looked_at[row["place"]]
-                by = tuple(name for name, count in zip(place.ids, row["by"], strict=False) if count)
+                by = tuple(name for name, count in zip(place.ids, row["by"], strict=True) if count)
+                by = tuple(name for name in by if name != MESSAGE_KEY) or tuple("its message’s key" for _ in by)
                 newest = row["newest"] or None
                 found.append(
                     Found(
@@ -221,21 +223,20 @@ def _mentions(text: str) -> Column:
 def _look(spark: SparkSession, place: Place, key: str) -> DataFrame:
     """How many of a table's rows have the key, how many of these are deleted, where the newest is from."""
     table = spark.read.format("delta").load(place.path)
-    has = [F.coalesce(F.col(name).cast("string") == key, F.lit(False)) for name in place.ids]
-    if len(place.key) > 1:
-        whole = F.concat_ws("|", *(F.col(name).cast("string") for name in place.key))
-        has_whole = F.coalesce(whole == key, F.lit(False))
-    else:
-        has_whole = F.lit(False)
+    # Of a text as it is, so that Delta leaves out the files that can't have it; null is not kept, nor counted.
+    texts = {field.name for field in table.schema if isinstance(field.dataType, StringType)}
+    has = [(F.col(name) if name in texts else F.col(name).cast("string")) == key for name in place.ids]
+    whole = F.concat_ws("|", *(F.col(name).cast("string") for name in place.key)) == key
+    asked = [*has, whole] if len(place.key) > 1 and "|" in key else has
     nothing = F.lit(None)
-    is_deleted = F.coalesce(F.col("is_deleted"), F.lit(False)) if place.has_tombstones else F.lit(False)
+    is_deleted = F.col(place.tombstone) if place.tombstone else F.lit(False)
     at = F.col("_ingested_at") if "_ingested_at" in place.sources else nothing.cast("timestamp")
     source = (
         F.concat_ws("/", *(F.col(name).cast("string") for name in ("_source", "_partition", "_offset")))
         if "_source" in place.sources
         else nothing.cast("string")
     )
-    matching = table.where(reduce(lambda left, right: left | right, [*has, has_whole]))
+    matching = table.where(reduce(lambda left, right: left | right, asked))
     return matching.agg(
         F.count(F.lit(1)).alias("rows"),
         F.count_if(is_deleted).alias("deleted"),

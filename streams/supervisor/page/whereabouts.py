@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Columns in which people look for a row, besides those of its key.
 _AN_ID: Final = re.compile(r"(_id|_key|Id|Number__c)$")
+_TOMBSTONES: Final = ("_is_tombstone", "is_deleted")
+MESSAGE_KEY: Final = "_key"  # of bronze: where a tombstone of Kafka has its key, and nowhere else
 _SEARCHABLE: Final = (StringType, LongType, IntegerType, DateType)
 
 
@@ -34,7 +36,7 @@ class Place:
         path: where it lies.
         key: its key's columns.
         ids: other columns by which a row may be known.
-        has_tombstones: whether deleted rows stand in it, marked by ``is_deleted``.
+        tombstone: the column that marks rows which stand for a deleted one; None: there are none.
         sources: the columns of its rows' provenance; gold has none.
     """
 
@@ -42,7 +44,7 @@ class Place:
     path: str
     key: tuple[str, ...]
     ids: tuple[str, ...]
-    has_tombstones: bool
+    tombstone: str | None
     sources: tuple[str, ...]
 
 
@@ -110,7 +112,7 @@ def places(flows: Iterable[Flow], contracts: Mapping[str, Contract]) -> list[Pla
             private = {silver.name_of(column) for column in contracts[silver.contract].columns if column.personal}
         types = {field.name: field.dataType for field in table.schema}
         # A key that is a number of the row's version says nothing to people: any column of the key is enough.
-        ids = [name for name in types if _AN_ID.search(name) and not name.startswith("_")]
+        ids = [name for name in types if name == MESSAGE_KEY or (_AN_ID.search(name) and not name.startswith("_"))]
         looked_in = [
             name
             for name in dict.fromkeys((*key, *ids))
@@ -122,7 +124,7 @@ def places(flows: Iterable[Flow], contracts: Mapping[str, Contract]) -> list[Pla
                 table.path,
                 key,
                 tuple(looked_in),
-                "is_deleted" in types and flow.layer != "bronze",
+                next((name for name in _TOMBSTONES if name in types), None),
                 tuple(name for name in ("_source", "_partition", "_offset", "_ingested_at") if name in types),
             )
         )
