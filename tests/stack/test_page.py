@@ -201,6 +201,15 @@ def jobs_so_far(spark: SparkSession) -> int:
     return int(spark.sparkContext._jsc.sc().dagScheduler().numTotalJobs())
 
 
+def test_a_page_without_a_port_stops_nothing(running: Running) -> None:
+    taken = PageSettings(port=int(running.address.rstrip("/").rpartition(":")[2]))
+    settings = running.bench.service.settings.model_copy(update={"page": taken})
+    said: list[str] = []
+    with page_of(replace(running.bench.service, settings=settings), Recent(), said.append) as address:
+        assert address is None
+    assert "page.port" in said[0]
+
+
 def test_what_was_before_is_known_to_the_next_process(running: Running) -> None:
     later = Recent()
     with page_of(running.bench.service, later, lambda _: None):
