@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from streams.settings import Settings
     from streams.supervisor.control import Control, FlowReport
     from streams.supervisor.service import Service
+    from streams.telemetry.events import Listener
     from streams.validation import Finding
 
 app = typer.Typer(
@@ -238,20 +239,35 @@ def _run_day(service: Service) -> tuple[list[dict[str, Any]], bool]:
 
 
 @app.command()
-def up(env: Env = "dev", config: Config = None) -> None:
+def up(
+    env: Env = "dev",
+    config: Config = None,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Without the status page.")] = True,
+    page_port: Annotated[
+        int | None, typer.Option("--page-port", help="The status page's port; 0: any that is free.", min=0, max=65535)
+    ] = None,
+) -> None:
     """Run every flow until SIGTERM or Ctrl-C, which lets each end its batch; a second one interrupts.
 
     Example: `streams up --env dev`
     """
     from streams.flows import all_flows
+    from streams.supervisor.page.recent import Recent
+    from streams.supervisor.page.server import page_of
     from streams.supervisor.supervisor import Supervisor
 
-    with _service(env, config, "up") as service, _draining_on_signal(service):
+    def say(line: str) -> None:
+        err.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    settings, recent = _with_page(_settings(env, config), page, page_port), Recent()
+    with _service_of(settings, (recent,), "up") as service, _draining_on_signal(service):
         supervisor = Supervisor(all_flows(service.settings).values(), service)
         supervisor.start()
         err.print(f"{len(supervisor.states())} flows are up. Ctrl-C lets them end.", highlight=False)
-        service.draining.wait()
-        if not supervisor.drain(service.settings.drain_seconds):
+        with page_of(service, recent, say):
+            service.draining.wait()
+            has_ended = supervisor.drain(service.settings.drain_seconds)
+        if not has_ended:
             raise StreamsError(
                 "DRAIN_TOO_SLOW",
                 f"Some flows did not end within {service.settings.drain_seconds:g} s; they go on at the next start.",
@@ -655,11 +671,28 @@ def _control_of(flow: str, env: str, config: str | None) -> Control:
 @contextmanager
 def _service(env: str, config: str | None, command: str | None = None) -> Iterator[Service]:
     """The session and what goes with it, for one command."""
+    with _service_of(_settings(env, config), command=command) as service:
+        yield service
+
+
+@contextmanager
+def _service_of(
+    settings: Settings, listeners: tuple[Listener, ...] = (), command: str | None = None
+) -> Iterator[Service]:
     from streams.supervisor.service import started
 
-    settings = _settings(env, config)
-    with started(settings, progress=lambda line: err.print(line, highlight=False), command=command) as service:
+    def say(line: str) -> None:
+        err.print(line, highlight=False)
+
+    with started(settings, listeners, say, command=command) as service:
         yield service
+
+
+def _with_page(settings: Settings, page: bool, port: int | None) -> Settings:
+    changes: dict[str, Any] = {"enabled": settings.page.enabled and page}
+    if port is not None:
+        changes |= {"enabled": page, "port": port}
+    return settings.model_copy(update={"page": settings.page.model_copy(update=changes)})
 
 
 @contextmanager

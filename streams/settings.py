@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import json
 import re
 import types
@@ -257,6 +258,37 @@ class LineageSettings(_Model):
         return self
 
 
+class PageSettings(_Model):
+    """Where the status page of `streams up` is. Beyond the loopback it asks for a token.
+
+    Port 0 takes any that is free.
+    """
+
+    enabled: bool = True
+    host: Text = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    token: SecretReference | None = None
+
+    @model_validator(mode="after")
+    def _has_token(self) -> Self:
+        if self.enabled and not self.is_local and self.token is None:
+            raise PydanticCustomError(
+                "page_token_missing",
+                "{host} can be reached from other machines, so page.token must be set, a reference such as "
+                "env:PAGE_TOKEN; or leave page.host at 127.0.0.1",
+                {"host": self.host},
+            )
+        return self
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches it."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:  # another name
+            return False
+
+
 class Settings(_Model):
     """Everything that differs from one environment to another."""
 
@@ -280,6 +312,7 @@ class Settings(_Model):
     maintenance: MaintenanceSettings = MaintenanceSettings()
     metrics: MetricsSettings = MetricsSettings()
     alerts: AlertSettings = AlertSettings()
+    page: PageSettings = PageSettings()
     drain_seconds: Seconds = 30.0
     logging: LoggingSettings = LoggingSettings()
     lineage: LineageSettings | None = None
@@ -323,9 +356,12 @@ def load_settings(
     settings = _with_absolute_paths(settings)
     if check_secrets:
         references = (*settings.sources.secrets(), *settings.targets.secrets())
-        token = settings.lineage.token if settings.lineage else None
-        named = (settings.kafka.sasl_password, settings.personal.hash_key, token, settings.alerts.webhook)
-        for secret in (*named, *references):
+        tokens = (
+            settings.lineage.token if settings.lineage else None,
+            settings.page.token if settings.page.enabled else None,
+        )
+        named = (settings.kafka.sasl_password, settings.personal.hash_key, settings.alerts.webhook)
+        for secret in (*named, *tokens, *references):
             if isinstance(secret, SecretReference):
                 secret.resolve()
     return settings

@@ -56,6 +56,16 @@ class Storage:
             return []
         return [status.getPath().getName() for status in system.listStatus(target)]
 
+    def written(self, folder: str) -> dict[str, float]:
+        """What lies in a folder: name → when it was written (see `modified`), in one listing."""
+        target, system = self._open(folder)
+        if not system.exists(target):
+            return {}
+        return {
+            status.getPath().getName(): float(status.getModificationTime() / 1000)
+            for status in system.listStatus(target)
+        }
+
     def exists(self, path: str) -> bool:
         """Whether a file or folder is there."""
         target, system = self._open(path)

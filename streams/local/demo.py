@@ -28,6 +28,8 @@ from streams.local.shop import Shop, make_shop
 from streams.local.shop_sources import ShopSources
 from streams.quality.contract import load_contracts
 from streams.settings import PROJECT, Settings, load_settings
+from streams.supervisor.page.recent import Recent
+from streams.supervisor.page.server import page_of
 from streams.supervisor.service import started
 from streams.supervisor.supervisor import State, Supervisor
 from streams.telemetry.events import BatchDone
@@ -77,12 +79,13 @@ def run_demo(out: Console, *, orders: int | None, seed: int, keep: bool, folder:
         contracts = load_contracts(PROJECT / "contracts" / "bronze")
         sources = stack.enter_context(ShopSources(place / "sources", contracts))
         sources.fill(shop)
-        counted = _Counted()
+        counted, recent = _Counted(), Recent()
         settings = _settings(place, broker.bootstrap_servers, sources)
-        service = stack.enter_context(started(settings, (counted,), say))
+        service = stack.enter_context(started(settings, (counted, recent), say))
         say(f"broker at {broker.bootstrap_servers}, lake in {settings.lake.root}")
         out.print("[bold]3[/] Every flow is up; the replay runs, and the sources change meanwhile", highlight=False)
-        _Run(out, place, plan, shop, service, broker, sources, counted).settle()
+        with page_of(service, recent, say):
+            _Run(out, place, plan, shop, service, broker, sources, counted).settle()
         show_flows(out, counted.by_flow)
         comparison = compare(plan, shop, sources, service)
     show_comparison(out, comparison)
@@ -131,6 +134,7 @@ def _settings(place: Path, bootstrap_servers: str, sources: ShopSources) -> Sett
         "STREAMS__KAFKA__BOOTSTRAP_SERVERS": bootstrap_servers,
         "STREAMS__KAFKA__TOPICS__ORDER_EVENTS": TOPIC,
         "STREAMS__LOGGING__LEVEL": "warning",
+        "STREAMS__PAGE__PORT": "0",
         "STREAMS__PERSONAL__HASH_KEY": _hash_key(place),
         **_as_variables("STREAMS__SOURCES", sources.settings()),
         **_as_variables("STREAMS__TARGETS", sources.targets()),

@@ -133,10 +133,11 @@ class Control:
 
     Args:
         files: those beside the checkpoints.
+        by: who gives the orders; by default this process's user.
     """
 
-    def __init__(self, files: SmallFiles) -> None:
-        self._files = files
+    def __init__(self, files: SmallFiles, by: str | None = None) -> None:
+        self._files, self._by = files, by
 
     def pause(self, flow: str) -> None:
         """Let a flow end its batch and wait until `resume`."""
@@ -207,7 +208,7 @@ class Control:
         raise RetriableError("CONTROL_BUSY", "Others change the report all the time.")
 
     def _order(self, flow: str, change: Callable[[Order], Order]) -> Order:
-        by, at = _whoami(), datetime.now(UTC).isoformat(timespec="milliseconds")
+        by, at = self._by or _whoami(), datetime.now(UTC).isoformat(timespec="milliseconds")
         for _ in range(_TRIES):
             file = self._files.read(_ORDERS)
             orders: dict[str, Any] = json.loads(file.text) if file else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import requests
 
 from streams.local.producer import send_messages
 from streams.local.replay import plan_replay
@@ -150,6 +152,10 @@ def test_up_drains_on_sigterm_and_goes_on_after_a_kill(lake: Path) -> None:
     with up(lake, "second.log") as process:
         wait_until(lambda: "flows are up" in (lake.parent / "second.log").read_text(), process)
         wait_until(lambda: made.is_dir() and any(made.iterdir()), process)
+        said = re.search(r"Status page: (http://127\.0\.0\.1:\d+/)", (lake.parent / "second.log").read_text())
+        assert said, "it says where its page is"
+        wait_until(lambda: requests.get(f"{said[1]}readyz", timeout=20).ok, process)
+        assert "gold.fact_orders" in requests.get(said[1], timeout=20).text
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0, (lake.parent / "second.log").read_text()
     passed = streams("run", "--job", "dq_silver_gate", "--config", str(lake), "--json")
@@ -161,7 +167,7 @@ def test_up_drains_on_sigterm_and_goes_on_after_a_kill(lake: Path) -> None:
 def up(config: Path, log: str) -> subprocess.Popen[bytes]:
     with (config.parent / log).open("wb") as written:
         return subprocess.Popen(
-            [sys.executable, "-m", "streams", "up", "--config", str(config)],
+            [sys.executable, "-m", "streams", "up", "--page-port", "0", "--config", str(config)],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=written,
