@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import threading
 from typing import TYPE_CHECKING, Any, Self
 
 from streams.local.child import Child, answer
@@ -56,16 +58,32 @@ def client(endpoint: str, access_key: str, secret_key: str) -> Any:
     return boto3.client("s3", endpoint_url=endpoint, region_name=S3Server.region, **keys)
 
 
+class _Deciding:
+    """One conditional write at a time: moto looks whether the condition holds, and then writes."""
+
+    def __init__(self, application: Any) -> None:
+        self._application, self._lock = application, threading.Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["REQUEST_METHOD"] == "GET" or not {"HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"} & environ.keys():
+            return self._application(environ, start_response)
+        # All of it before the lock is taken: a client that stops in its middle must hold up nobody.
+        environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))
+        with self._lock:
+            return list(self._application(environ, start_response))
+
+
 def _serve() -> None:
     import logging
 
-    from moto.server import ThreadedMotoServer
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    answer({"endpoint": f"http://{host}:{port}"}, {})
+    application = _Deciding(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=MotoRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    answer({"endpoint": f"http://127.0.0.1:{server.server_port}"}, {})
 
 
 if __name__ == "__main__":
