@@ -94,7 +94,7 @@ def resolve(
 
 
 def compiled(source: Path, beside: Sequence[Path]) -> Path:
-    """Compile one Java class into a jar of the cache, once, by the compiler that Spark brings: a Java runtime is enough.
+    """Compile one Java class into a jar of the cache, once, by the compiler that Spark brings: no JDK is needed.
 
     Args:
         source: its file, in a folder named like its package.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from streams import jars
 from streams.errors import ConfigurationError
+from streams.small_files import require_conditions, small_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -77,7 +78,9 @@ def build_session(settings: Settings, progress: Callable[[str], None] | None = N
 
     Raises:
         ConfigurationError: Java or a jar is missing (``JAVA_MISSING``, ``JARS_UNAVAILABLE``), or
-            another session with other jars already runs in this process (``SESSION_EXISTS``).
+            another session with other jars already runs in this process (``SESSION_EXISTS``), or the lake's storage
+            is not one that several may write to (``CONDITIONS_IGNORED``, ``STORAGE_REFUSED``).
+        UnavailableError: it does not answer (``STORAGE_AWAY``).
     """
     from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
@@ -85,6 +88,8 @@ def build_session(settings: Settings, progress: Callable[[str], None] | None = N
     if SparkSession.getActiveSession() is not None:
         raise ConfigurationError("SESSION_EXISTS", "A Spark session is already running in this process.")
     jars.find_java()
+    if _is_in_s3(settings.lake.root):
+        require_conditions(small_files(settings.lake.root), settings.lake.root)
     # The workers that read by adapters need this environment's packages; a cluster's images have them at one place.
     os.environ.setdefault("PYSPARK_PYTHON", settings.spark.conf.get("spark.pyspark.python", sys.executable))
     files = _jars(settings, progress)
@@ -114,7 +119,11 @@ def _jars(settings: Settings, progress: Callable[[str], None] | None) -> tuple[P
 
 def _is_on_s3(settings: Settings) -> bool:
     roots = (settings.lake.root, settings.checkpoints.root, settings.dq_results_root, settings.files.fx_rates)
-    return any(root.startswith(("s3://", "s3a://")) for root in roots)
+    return any(map(_is_in_s3, roots))
+
+
+def _is_in_s3(root: str) -> bool:
+    return root.startswith(("s3://", "s3a://"))
 
 
 def _configuration(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
