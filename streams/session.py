@@ -94,10 +94,10 @@ def build_session(settings: Settings, progress: Callable[[str], None] | None = N
     os.environ.setdefault("PYSPARK_PYTHON", settings.spark.conf.get("spark.pyspark.python", sys.executable))
     files = _jars(settings, progress)
     public = _configuration(settings, os.environ) | {"spark.jars": ",".join(str(file) for file in files)}
-    # Before the secrets are known: these settings stand in the command that starts the JVM, which all users can see.
+    # Without the secrets: these settings stand in the command that starts the JVM, which all users can see.
     SparkContext._ensure_initialized(conf=SparkConf(loadDefaults=False).setAll(list(public.items())))
     secrets = {key: reference.resolve() for key, reference in settings.spark.secrets.items()}
-    builder = SparkSession.builder.appName(settings.spark.app_name).master(settings.spark.master)
+    builder = SparkSession.builder
     for key, value in (public | secrets).items():
         builder = builder.config(key, value)
     spark = builder.getOrCreate()
@@ -129,7 +129,12 @@ def _is_in_s3(root: str) -> bool:
 def _configuration(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     spark = settings.spark
     local = _LOOPBACK if spark.is_local else {}
-    driver = {"spark.driver.memory": spark.driver_memory, "spark.driver.extraJavaOptions": LOGGING}
+    driver = {
+        "spark.master": spark.master,
+        "spark.app.name": spark.app_name,
+        "spark.driver.memory": spark.driver_memory,
+        "spark.driver.extraJavaOptions": LOGGING,
+    }
     on_s3 = _ON_S3 | _s3_endpoint(environ) if _is_on_s3(settings) else {}
     return SESSION_DEFAULTS | local | driver | on_s3 | spark.conf | _DELTA | _redaction(settings)
 
