@@ -19,6 +19,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -34,9 +35,15 @@ if TYPE_CHECKING:
     Progress = Callable[[str], None]
 
 SPARK_JARS: Final = ("io.delta:delta-spark_4.2_2.13:4.4.0", "org.apache.spark:spark-sql-kafka-0-10_2.13:4.2.0")
-S3_JARS: Final = ("org.apache.hadoop:hadoop-aws:3.5.0",)
+# Hadoop's client of S3 asks for a bundle of all of AWS, 686 MB; these are the parts of it that it needs, 9 MB.
+_AWS: Final = ("s3", "s3-transfer-manager", "sts")
+S3_JARS: Final = (
+    "org.apache.hadoop:hadoop-aws:3.5.0",
+    *(f"software.amazon.awssdk:{part}:2.35.4" for part in _AWS),
+)
 KAFKA_BROKER_JARS: Final = ("org.apache.kafka:kafka_2.13:4.2.0", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4")
 
+_LEFT_OUT = ("bundle",)
 _MANIFEST = "manifest.json"
 _COORDINATE = re.compile(r"[\w.\-]+:[\w.\-]+:[\w.\-]+")
 _DOWNLOADED = re.compile(r"\[SUCCESSFUL ?\] \S+#\S+?;\S+!(\S+\.jar)")
@@ -84,6 +91,25 @@ def resolve(
     if found is None:
         raise ConfigurationError("JARS_UNAVAILABLE", f"The jar cache {folder} changed while it was written.")
     return found
+
+
+def compiled(source: Path, beside: Sequence[Path]) -> Path:
+    """Compile one Java class into a jar of the cache, once, by the compiler that Spark brings: no JDK is needed.
+
+    Args:
+        source: its file, in a folder named like its package.
+        beside: the jars that it needs beside Spark's.
+
+    Raises:
+        ConfigurationError: ``JAVA_MISSING``, or ``JARS_UNAVAILABLE``: it does not compile with these jars.
+    """
+    made_of = "\n".join([source.read_text(encoding="utf-8"), version("pyspark"), *(jar.name for jar in beside)])
+    jar = cache_root() / "jars" / f"{source.stem}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.jar"
+    if not jar.is_file():
+        with _only_process(jar.parent):
+            if not jar.is_file():
+                _compile(source, beside, jar)
+    return jar
 
 
 def cache_root() -> Path:
@@ -184,7 +210,7 @@ def _ivy_file(coordinates: Sequence[str], provided: Sequence[str]) -> str:
         f"<dependency org={quoteattr(group)} name={quoteattr(name)} rev={quoteattr(revision)} conf='default->default'/>"
         for group, name, revision in (coordinate.split(":") for coordinate in coordinates)
     )
-    excluded = "".join(f"<exclude module={quoteattr(name)}/>" for name in provided)
+    excluded = "".join(f"<exclude module={quoteattr(name)}/>" for name in (*_LEFT_OUT, *provided))
     return (
         "<ivy-module version='2.0'><info organisation='streams' module='jars'/>"
         "<configurations><conf name='default'/></configurations>"
@@ -227,6 +253,23 @@ def _run_ivy(command: list[str], coordinates: Sequence[str], progress: Progress)
             "STREAMS_IVY_SETTINGS; behind a proxy, give Java its address in JAVA_TOOL_OPTIONS.",
             coordinates=tuple(coordinates),
         )
+
+
+def _compile(source: Path, beside: Sequence[Path], jar: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=f"{source.stem}.", suffix=".partial", dir=jar.parent) as draft:
+        class_path = ":".join([*map(str, _spark_jar_folder().glob("*.jar")), *map(str, beside)])
+        compiler = ["org.codehaus.commons.compiler.samples.CompilerDemo", "-d", draft, "-classpath", class_path]
+        run = [find_java(), "-cp", f"{_spark_jar_folder()}/*", *compiler, str(source)]
+        done = subprocess.run(run, capture_output=True, text=True, check=False)
+        classes = list(Path(draft).rglob("*.class"))
+        if done.returncode or not classes:
+            said = (done.stderr or done.stdout).strip()
+            raise ConfigurationError("JARS_UNAVAILABLE", f"{source.name} does not compile: {said}")
+        file = Path(draft) / jar.name
+        with zipfile.ZipFile(file, "w") as archive:
+            for one in classes:
+                archive.write(one, one.relative_to(draft))
+        file.rename(jar)
 
 
 def _reason(lines: Sequence[str]) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import sys
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from streams import jars
 from streams.errors import ConfigurationError
+from streams.small_files import require_conditions, small_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pyspark.sql import SparkSession
 
@@ -51,33 +55,57 @@ _TUNING = {
 SESSION_DEFAULTS: Final = _TUNING | _DELTA
 LOGGING: Final = f"-Dlog4j2.configurationFile={(Path(__file__).parent / 'log4j2.properties').as_uri()}"
 _LOOPBACK = {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
+# Delta's own log in S3 loses commits when two drivers write one table at once; the lanes and the audit are shared.
+_LOG_STORE: Final = Path(__file__).parent / "java" / "streams" / "ConditionalLogStore.java"
+_ON_S3: Final = {
+    "spark.delta.logStore.s3a.impl": "streams.ConditionalLogStore",
+    # The places in which boto3 looks too, beside what Spark's driver gives its executors: roles, profiles, variables.
+    "spark.hadoop.fs.s3a.aws.credentials.provider": "org.apache.hadoop.fs.s3a.TemporaryAWSCredentialsProvider,"
+    "org.apache.hadoop.fs.s3a.SimpleAWSCredentialsProvider,"
+    "software.amazon.awssdk.auth.credentials.DefaultCredentialsProvider",
+}
+# What runs in Python on the executors, beside packages that they must have: the adapters, and what gold's files are
+# put into the warehouses with.
+_PACKAGES: Final = ("streams", "batch_adapters")
+_REDACTED: Final = "(?i)secret|password|token|access[.]?key"  # Spark's own default
 
 
 def build_session(settings: Settings, progress: Callable[[str], None] | None = None) -> SparkSession:
     """Build (or return) the process's Spark session.
 
-    The jars are resolved into the cache once and handed to Spark as files: a second start needs no network.
+    The jars are resolved into the cache once and handed to Spark as files: a second start needs no network. A
+    cluster's executors get them, and this project's own packages, from the driver.
 
     Raises:
         ConfigurationError: Java or a jar is missing (``JAVA_MISSING``, ``JARS_UNAVAILABLE``), or
-            another session with other jars already runs in this process (``SESSION_EXISTS``).
+            another session with other jars already runs in this process (``SESSION_EXISTS``), or the lake's storage
+            is not one that several may write to (``CONDITIONS_IGNORED``, ``STORAGE_REFUSED``).
+        UnavailableError: it does not answer (``STORAGE_AWAY``).
     """
+    from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
 
     if SparkSession.getActiveSession() is not None:
         raise ConfigurationError("SESSION_EXISTS", "A Spark session is already running in this process.")
     jars.find_java()
-    # The workers that read by adapters need this environment's packages. A cluster's is the cluster's to say.
-    if settings.spark.master.startswith("local"):
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    files = jars.resolve(_coordinates(settings), progress)
-    builder = SparkSession.builder.appName(settings.spark.app_name).master(settings.spark.master)
-    for key, value in (_configuration(settings) | {"spark.jars": ",".join(str(file) for file in files)}).items():
+    if _is_in_s3(settings.lake.root):
+        require_conditions(small_files(settings.lake.root), settings.lake.root)
+    # The workers that read by adapters need this environment's packages; a cluster's images have them at one place.
+    os.environ.setdefault("PYSPARK_PYTHON", settings.spark.conf.get("spark.pyspark.python", sys.executable))
+    files = _jars(settings, progress)
+    public = _configuration(settings, os.environ) | {"spark.jars": ",".join(str(file) for file in files)}
+    # Without the secrets: these settings stand in the command that starts the JVM, which all users can see.
+    SparkContext._ensure_initialized(conf=SparkConf(loadDefaults=False).setAll(list(public.items())))
+    secrets = {key: reference.resolve() for key, reference in settings.spark.secrets.items()}
+    builder = SparkSession.builder
+    for key, value in (public | secrets).items():
         builder = builder.config(key, value)
     spark = builder.getOrCreate()
     # Standard output is the result's, for programs; Delta's vacuum prints sentences there.
     assert spark._jvm is not None
     spark._jvm.java.lang.System.setOut(spark._jvm.java.lang.System.err)
+    if not settings.spark.is_local:
+        _ship_packages(spark)
     return spark
 
 
@@ -86,14 +114,69 @@ def jvm_pid(spark: SparkSession) -> int | None:
     return getattr(getattr(spark.sparkContext._gateway, "proc", None), "pid", None)
 
 
-def _coordinates(settings: Settings) -> tuple[str, ...]:
-    """The AWS bundle is some 600 MB, so it is loaded only where a path needs it."""
-    roots = (settings.lake.root, settings.checkpoints.root, settings.dq_results_root)
-    on_s3 = any(root.startswith(("s3://", "s3a://")) for root in roots)
-    return jars.SPARK_JARS + (jars.S3_JARS if on_s3 else ())
+def _jars(settings: Settings, progress: Callable[[str], None] | None) -> tuple[Path, ...]:
+    """The client of S3 is loaded only where a path needs it."""
+    if not _is_on_s3(settings):
+        return jars.resolve(jars.SPARK_JARS, progress)
+    files = jars.resolve(jars.SPARK_JARS + jars.S3_JARS, progress)
+    return (*files, jars.compiled(_LOG_STORE, files))
 
 
-def _configuration(settings: Settings) -> dict[str, str]:
-    local = _LOOPBACK if settings.spark.master.startswith("local") else {}
-    driver = {"spark.driver.memory": settings.spark.driver_memory, "spark.driver.extraJavaOptions": LOGGING}
-    return SESSION_DEFAULTS | local | driver | dict(settings.spark.conf) | _DELTA
+def _is_on_s3(settings: Settings) -> bool:
+    roots = (settings.lake.root, settings.checkpoints.root, settings.dq_results_root, settings.files.fx_rates)
+    return any(map(_is_in_s3, roots))
+
+
+def _is_in_s3(root: str) -> bool:
+    return root.startswith(("s3://", "s3a://"))
+
+
+def _configuration(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    spark = settings.spark
+    local = _LOOPBACK if spark.is_local else {}
+    driver = {
+        "spark.master": spark.master,
+        "spark.app.name": spark.app_name,
+        "spark.driver.memory": spark.driver_memory,
+        "spark.driver.extraJavaOptions": LOGGING,
+    }
+    on_s3 = _ON_S3 | _s3_endpoint(environ) if _is_on_s3(settings) else {}
+    return SESSION_DEFAULTS | local | driver | on_s3 | spark.conf | _DELTA | _redaction(settings)
+
+
+def _s3_endpoint(environ: Mapping[str, str]) -> dict[str, str]:
+    """Another S3 than Amazon's is named by the variables that boto3 knows, so that all parts ask the same one."""
+    endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
+    region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
+    said = {"spark.hadoop.fs.s3a.endpoint.region": region} if region else {}
+    if endpoint:
+        said |= {"spark.hadoop.fs.s3a.endpoint": endpoint, "spark.hadoop.fs.s3a.path.style.access": "true"}
+    return said
+
+
+def _redaction(settings: Settings) -> dict[str, str]:
+    """What Spark's pages and logs show as a row of stars: the secrets here too, whatever they are called."""
+    names = [re.escape(name) for name in settings.spark.secrets]
+    pattern = settings.spark.conf.get("spark.redaction.regex", _REDACTED)
+    return {"spark.redaction.regex": "|".join([pattern, *(f"^{name}$" for name in names)])} if names else {}
+
+
+def _ship_packages(spark: SparkSession) -> None:
+    # Served from where it lies for as long as the session lives: executors come and go.
+    spark.sparkContext.addPyFile(str(_packed_packages()))
+
+
+def _packed_packages() -> Path:
+    root = Path(__file__).parents[1]
+    files = sorted(file for package in _PACKAGES for file in (root / package).rglob("*.py"))
+    texts = {str(file.relative_to(root)): file.read_bytes() for file in files}
+    digest = hashlib.sha256(b"\0".join(part for name, text in texts.items() for part in (name.encode(), text)))
+    archive = jars.cache_root() / "python" / f"lakehouse_streams-{digest.hexdigest()[:16]}.zip"
+    if not archive.is_file():
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        draft = archive.with_suffix(f".{os.getpid()}.partial")
+        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as packed:
+            for name, text in texts.items():
+                packed.writestr(name, text)
+        draft.rename(archive)
+    return archive

@@ -38,7 +38,11 @@ PROJECT: Final = Path(__file__).resolve().parents[1]
 CONFIGURATION_FOLDER: Final = PROJECT / "checkpoints_config"
 _PREFIX: Final = "STREAMS__"
 # Their keys have dots and capitals, which the name of a variable can't be trusted with.
-_NAMED_FREELY: Final = (("flows",), ("spark", "conf"))
+_NAMED_FREELY: Final = (("flows",), ("spark", "conf"), ("spark", "secrets"))
+# Spark's settings whose values are secrets, whatever they are called in full.
+_SECRET_KEY: Final = re.compile(
+    r"(secret[._]?key|access[._]?key|session[._]?token|password|encryption\.key|authenticate\.secret)$", re.IGNORECASE
+)
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1)]  # an empty root would be the project's folder
 
@@ -141,12 +145,30 @@ class PersonalSettings(_Model):
 
 
 class SparkSettings(_Model):
-    """Where Spark runs; `conf` takes any setting of Spark's, and wins over the service's own."""
+    """Where Spark runs; `conf` takes any setting of Spark's, and wins over the service's own.
+
+    Settings that are secrets (``spark.hadoop.fs.s3a.secret.key``) are references under `secrets`.
+    """
 
     master: Text = "local[2]"
     app_name: Text = "lakehouse-streams"
     driver_memory: Text = "2g"
     conf: dict[str, str] = {}
+    secrets: dict[str, SecretReference] = {}
+
+    @model_validator(mode="after")
+    def _has_no_secret_in_clear(self) -> Self:
+        if bad := [key for key in self.conf if _SECRET_KEY.search(key)]:
+            # Not a word of the value.
+            raise PydanticCustomError(
+                "secret_in_clear", "{key} is a secret: put it under spark.secrets, as a reference", {"key": bad[0]}
+            )
+        return self
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all of Spark runs in this process."""
+        return self.master == "local" or self.master.startswith("local[")
 
 
 class FlowSettings(_Model):
@@ -355,7 +377,7 @@ def load_settings(
         )
     settings = _with_absolute_paths(settings)
     if check_secrets:
-        references = (*settings.sources.secrets(), *settings.targets.secrets())
+        references = (*settings.sources.secrets(), *settings.targets.secrets(), *settings.spark.secrets.values())
         tokens = (
             settings.lineage.token if settings.lineage else None,
             settings.page.token if settings.page.enabled else None,

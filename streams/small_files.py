@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlparse
 
 from streams.errors import ConfigurationError, UnavailableError
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from streams.errors import StreamsError
+
+
+_ASKED: Final = "_conditions"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,23 @@ def small_files(root: str) -> SmallFiles:
         f"Flows are not controlled through {place.scheme}://.",
         way_out="Keep the checkpoints on a disk or in S3.",
     )
+
+
+def require_conditions(files: SmallFiles, place: str) -> None:
+    """Make sure that the storage refuses what comes second; some that speak S3's language take no notice of conditions.
+
+    Leaves a small file there, which the next call asks about.
+
+    Raises:
+        ConfigurationError: ``CONDITIONS_IGNORED``.
+        StreamsError: it does not answer, or may not be used.
+    """
+    if files.write(_ASKED, "Whether a second write of this is refused.\n", None) and files.write(_ASKED, "", None):
+        raise ConfigurationError(
+            "CONDITIONS_IGNORED",
+            f"{place} takes a write that must be refused (If-None-Match), so that two writers would lose commits.",
+            way_out="Use a storage with conditional writes: S3 itself, or a newer version of this one.",
+        )
 
 
 @dataclass(frozen=True)
@@ -150,7 +170,7 @@ class S3Files:
             return ConfigurationError(
                 "STORAGE_REFUSED",
                 f"s3://{self.bucket}/{self.prefix} can't be used: {code}.",
-                way_out="Check checkpoints.root, and that this service may read and write there.",
+                way_out="Check the configured roots, and that this service may read and write there.",
             )
         return self._away(error)
 

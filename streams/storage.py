@@ -82,6 +82,11 @@ class Storage:
         if not system.rename(target, self._open(to)[0]):
             raise OSError(f"could not move {path} to {to}")
 
+    def make_folder(self, path: str) -> None:
+        """Make a folder, and those above it; nothing where it is there."""
+        target, system = self._open(path)
+        system.mkdirs(target)
+
     def delete(self, path: str) -> None:
         """Remove a file, or a folder with all that is in it; nothing where there is none."""
         target, system = self._open(path)

@@ -10,6 +10,7 @@ import io
 import os
 import sys
 import tarfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -126,18 +127,34 @@ def _buckets() -> Any:
     return s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
 
 
+class _Deciding:
+    """One conditional write at a time: moto looks whether the condition holds, and then writes."""
+
+    def __init__(self, application: Any) -> None:
+        self._application, self._lock = application, threading.Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["REQUEST_METHOD"] == "GET" or not {"HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"} & environ.keys():
+            return self._application(environ, start_response)
+        # All of it before the lock is taken: a client that stops in its middle must hold up nobody.
+        environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))
+        with self._lock:
+            return list(self._application(environ, start_response))
+
+
 def _serve() -> None:
     import logging
 
-    from moto.server import ThreadedMotoServer
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
 
     assert Path(sys.argv[1]).is_dir()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     listen = Listen.said()
-    server = ThreadedMotoServer(ip_address=listen.host, port=listen.port, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    answer({"endpoint": f"http://127.0.0.1:{port}"}, {"save": _save, "load": _load})
+    application = _Deciding(DomainDispatcherApplication(create_backend_app))
+    server = make_server(listen.host, listen.port, application, threaded=True, request_handler=MotoRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    answer({"endpoint": f"http://127.0.0.1:{server.server_port}"}, {"save": _save, "load": _load})
 
 
 if __name__ == "__main__":

@@ -74,3 +74,5 @@ class FileSource:
         location = urlparse(self.path)
         if location.scheme in ("", "file"):
             Path(location.path).mkdir(parents=True, exist_ok=True)
+        elif not Storage(spark).exists(self.path):
+            Storage(spark).make_folder(self.path)

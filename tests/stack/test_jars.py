@@ -98,6 +98,38 @@ def test_what_cannot_be_had_is_an_error_and_leaves_no_set(repository: Repository
     assert [entry.name for entry in (tmp_path / "cache" / "jars").iterdir()] == ["lock"]
 
 
+def test_a_bundle_of_all_of_aws_is_not_fetched(repository: Repository) -> None:
+    repository.publish("org.example", "client", ("software.amazon.awssdk", "bundle"), ("org.example", "base"))
+    found = [file.name for file in jars.resolve(("org.example:client:1.0",))]
+    assert found == ["org.example_base-1.0.jar", "org.example_client-1.0.jar"]
+
+
+def test_a_class_is_compiled_once_by_what_spark_brings(
+    tmp_path: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = jars.resolve(("org.example:top:1.0",))
+    source = tmp_path / "example" / "Answer.java"
+    source.parent.mkdir()
+    source.write_text(
+        "package example; public class Answer { "
+        "public static void main(String[] all) { System.out.println(new org.apache.hadoop.fs.Path(all[0]).getName()); } }"
+    )
+    jar = jars.compiled(source, needed)
+    class_path = f"{jar}:{jars._spark_jar_folder()}/*"
+    said = subprocess.run(
+        ["java", "-cp", class_path, "example.Answer", "/a/b"], capture_output=True, text=True, check=True
+    )
+    assert said.stdout == "b\n"
+    monkeypatch.setenv("JAVA_HOME", "/nowhere")
+    assert jars.compiled(source, needed) == jar
+    monkeypatch.delenv("JAVA_HOME")
+    source.write_text("package example; public class Answer { int nothing = none; }")
+    with pytest.raises(ConfigurationError, match="none") as caught:
+        jars.compiled(source, needed)
+    assert caught.value.code == "JARS_UNAVAILABLE"
+    assert list(jar.parent.glob("Answer*")) == [jar]
+
+
 @pytest.mark.usefixtures("repository")
 def test_two_processes_at_once_get_the_same_files() -> None:
     both = [

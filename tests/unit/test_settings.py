@@ -281,3 +281,32 @@ def test_a_consumer_groups_name_has_known_places(file: Path) -> None:
     assert load(file, kafka(group="ours-{flow}")).kafka.group_of("prod", "bronze.x") == "ours-bronze.x"
     assert load(file, kafka(group=None)).kafka.group_of("prod", "bronze.x") is None
     assert "kafka.group" in str(refused(file, kafka(group="{topic}")))
+
+
+def test_a_secret_of_sparks_is_a_reference_too(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORE_SECRET", PASSWORD)
+    key = "spark.hadoop.fs.s3a.secret.key"
+    settings = load(file, least(spark={"secrets": {key: "env:STORE_SECRET"}}))
+    assert settings.spark.secrets[key].resolve() == PASSWORD
+    assert "nter" not in settings.model_dump_json()
+    monkeypatch.delenv("STORE_SECRET")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(None, str(file), {})
+    assert caught.value.code == "SECRET_MISSING"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("spark.hadoop.fs.s3a.secret.key", "spark.hadoop.fs.s3a.bucket.a.access.key"),
+        *("spark.ssl.keyPassword", "spark.authenticate.secret"),
+    ],
+)
+def test_a_secret_of_sparks_in_clear_is_refused_without_a_word_of_it(file: Path, key: str) -> None:
+    file.write_text(yaml.safe_dump(least(spark={"conf": {key: PASSWORD}})))
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(None, str(file), {})
+    assert caught.value.code == "SETTINGS_INVALID"
+    assert key in caught.value.message
+    assert "spark.secrets" in caught.value.message
+    assert "nter" not in str(caught.value)

@@ -9,7 +9,7 @@ import pytest
 
 from streams.errors import ConfigurationError, UnavailableError
 from streams.local.s3_server import S3Server
-from streams.small_files import S3Files, SmallFiles, small_files
+from streams.small_files import LocalFiles, S3Files, SmallFiles, require_conditions, small_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,3 +91,18 @@ def test_a_storage_of_another_kind_is_refused() -> None:
     with pytest.raises(ConfigurationError) as caught:
         small_files("gs://bucket/checkpoints")
     assert caught.value.code == "STORAGE_UNKNOWN"
+
+
+def test_a_storage_that_takes_no_notice_of_conditions_is_refused(files: SmallFiles, tmp_path: Path) -> None:
+    for _ in range(2):
+        require_conditions(files, "here")
+
+    class Heedless(LocalFiles):
+        def write(self, name: str, text: str, tag: str | None) -> bool:
+            now = self.read(name)
+            return super().write(name, text, now and now.tag)
+
+    for _ in range(2):
+        with pytest.raises(ConfigurationError) as caught:
+            require_conditions(Heedless(tmp_path / "heedless"), "here")
+        assert caught.value.code == "CONDITIONS_IGNORED"
