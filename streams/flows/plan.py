@@ -11,14 +11,13 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from pyspark.sql.types import StructField, StructType
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
 
-_TAG: Final = "streams.table"
+_TAG: Final = "streams:"  # begins the alias of a tagged frame; no other way of marking it survives a self-join
 # What happened to a value, the least first: of two ways to a column the greater one is told.
 _DIRECT: Final = ("IDENTITY", "TRANSFORMATION", "AGGREGATION")
 _HASHES: Final = frozenset({"Sha2", "Sha1", "Md5", "XxHash64", "Murmur3Hash", "Crc32"})
@@ -58,9 +57,8 @@ class PlanLineage:
 
 
 def tagged(spark: SparkSession, table: str, schema: StructType) -> DataFrame:
-    """An empty frame whose columns are known again in any plan that is made of it."""
-    fields = [StructField(one.name, one.dataType, one.nullable, {_TAG: table}) for one in schema]
-    return spark.createDataFrame([], StructType(fields))
+    """An empty frame that is known again in any plan that is made of it."""
+    return spark.emptyDataFrame(schema).alias(f"{_TAG}{table}")
 
 
 def read_plan(frame: DataFrame) -> PlanLineage:
@@ -121,7 +119,8 @@ class _Reader:
     def plan(self, node: _Node) -> list[_Output]:
         below = [self.plan(child) for child in node.children]
         if not node.children:
-            return [_leaf(one) for one in _trees(node.said.get("output"))]
+            attributes = _trees(node.said.get("output"))
+            return [_Output(one.said["exprId"]["id"], one.said["name"], _NOTHING) for one in attributes]
         self.scope.update({one.id: one.value for outputs in below for one in outputs})
         steps: dict[str, Callable[[_Node, list[list[_Output]]], list[_Output]]] = {
             "Project": lambda node, _: [self._named(one) for one in _trees(node.said["projectList"])],
@@ -130,6 +129,7 @@ class _Reader:
             "Join": self._join,
             "Union": lambda _, below: [_together(column) for column in zip(*below, strict=True)],
             "Generate": self._generate,
+            "SubqueryAlias": _recognized,
         }
         self._decide(node)
         step = steps.get(node.kind)
@@ -270,11 +270,13 @@ class _Reader:
         return _with_indirect(elements, asked)
 
 
-def _leaf(attribute: _Node) -> _Output:
-    said = attribute.said
-    table = said["metadata"].get(_TAG)
-    value = _NOTHING if table is None else _Value({Source(table, said["name"]): ("IDENTITY", False)})
-    return _Output(said["exprId"]["id"], said["name"], value)
+def _recognized(node: _Node, below: list[list[_Output]]) -> list[_Output]:
+    """The columns of a tagged frame are sources."""
+    alias = str(node.said["identifier"]["name"])
+    if not alias.startswith(_TAG):
+        return below[0]
+    table = alias.removeprefix(_TAG)
+    return [_Output(one.id, one.name, _Value({Source(table, one.name): ("IDENTITY", False)})) for one in below[0]]
 
 
 def _together(column: tuple[_Output, ...]) -> _Output:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds, between tries
-_FLUSH_SECONDS: Final = 5.0
+_FLUSH_SECONDS: Final = 10.0
 _AT_MOST: Final = 10_000  # events that wait
 
 

@@ -236,7 +236,7 @@ class Reader:
 def test_gold_is_as_its_own_code_has_it(spark: SparkSession, lineages: Lineages, table: Any) -> None:
     flow = lineages.flows[table.flow]
     frames = {
-        one.path: spark.createDataFrame([], one.schema)
+        one.path: spark.emptyDataFrame(one.schema)
         if one.path == flow.processor.table  # type: ignore[union-attr]
         else tagged(spark, one.path, one.schema)
         for one in flow.tables
