@@ -29,6 +29,7 @@ from streams.settings import PROJECT
 from streams.sinks.table import ensure_table
 from streams.sinks.warehouse import GONE, LEDGER, Loaded, Target, load, prepare, stage
 from streams.supervisor.service import Service
+from streams.telemetry.freshness import SOURCE_TIME
 from tests.conftest import QUICK_START
 from tests.spark.flow_bench import settings_for
 
@@ -80,23 +81,28 @@ def test_a_flow_killed_at_every_boundary(spark: SparkSession, sources: ShopSourc
     assert sources.s3.keys(STAGING) == []
     audit = [row for row in spark.read.format("delta").load(service.lake.audit).collect() if row["rows_read"]]
     assert len({(row["flow"], row["checkpoint_id"], row["batch_id"]) for row in audit}) == len(audit)
+    # From the source to the warehouse: what is published here came to be an hour ago.
+    assert audit
+    for row in audit:
+        assert 3600 < row["freshness"]["p50"] <= row["freshness"]["max"] < 3600 + 600, row["flow"]
 
 
 def change_gold(service: Service, number: int) -> None:
     """Four rows more; of those before, one is other and one is no more."""
     path = service.lake.table(PRODUCTS.flow)
-    ensure_table(service.spark, path, PRODUCTS.schema)
+    ensure_table(service.spark, path, PRODUCTS.kept)
     made = service.spark.range(4 * number, 4 * number + 4).withColumns(
         {
             "product_key": F.format_string("key %03d", "id"),
             "product_id": F.col("id").cast("string"),
             "name": F.lit(f"of change {number}"),
             "is_current": F.lit(True),
+            SOURCE_TIME: F.current_timestamp() - F.expr("INTERVAL 1 HOUR"),
         }
     )
     columns = [
         (F.col(one.name) if one.name in made.columns else F.lit(None)).cast(one.dataType).alias(one.name)
-        for one in PRODUCTS.schema
+        for one in PRODUCTS.kept
     ]
     if number:
         before = DeltaTable.forPath(service.spark, path)
