@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from streams import jars
-from streams.errors import ConfigurationError
+from streams.errors import ConfigurationError, UnavailableError
 from streams.small_files import require_conditions, small_files
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pyspark.sql import SparkSession
 
+    from streams.errors import StreamsError
     from streams.settings import Settings
 
 # What every session of ours needs, whatever the cluster; configuration may override all but Delta's own.
@@ -80,7 +81,7 @@ def build_session(settings: Settings, progress: Callable[[str], None] | None = N
         ConfigurationError: Java or a jar is missing (``JAVA_MISSING``, ``JARS_UNAVAILABLE``), or
             another session with other jars already runs in this process (``SESSION_EXISTS``), or the lake's storage
             is not one that several may write to (``CONDITIONS_IGNORED``, ``STORAGE_REFUSED``).
-        UnavailableError: it does not answer (``STORAGE_AWAY``).
+        UnavailableError: it does not answer (``STORAGE_AWAY``), or no cluster does (``SPARK_NOT_STARTED``).
     """
     from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
@@ -100,7 +101,10 @@ def build_session(settings: Settings, progress: Callable[[str], None] | None = N
     builder = SparkSession.builder
     for key, value in (public | secrets).items():
         builder = builder.config(key, value)
-    spark = builder.getOrCreate()
+    try:
+        spark = builder.getOrCreate()
+    except Exception as error:
+        raise _refused(settings.spark.master, error) from error
     # Standard output is the result's, for programs; Delta's vacuum prints sentences there.
     assert spark._jvm is not None
     spark._jvm.java.lang.System.setOut(spark._jvm.java.lang.System.err)
@@ -112,6 +116,17 @@ def build_session(settings: Settings, progress: Callable[[str], None] | None = N
 def jvm_pid(spark: SparkSession) -> int | None:
     """The process of the driver's JVM, where this one has started it."""
     return getattr(getattr(spark.sparkContext._gateway, "proc", None), "pid", None)
+
+
+def _refused(master: str, error: Exception) -> StreamsError:
+    said = getattr(error, "java_exception", None) or error
+    lines = [line for line in str(said).splitlines() if line.strip()]
+    return UnavailableError(
+        "SPARK_NOT_STARTED",
+        f"Spark does not start on {master}: {lines[0] if lines else type(error).__name__}",
+        way_out="Look at spark.master and spark.conf, at the cluster's own log, and whether its machines reach "
+        "this one at spark.driver.host.",
+    )
 
 
 def _jars(settings: Settings, progress: Callable[[str], None] | None) -> tuple[Path, ...]:

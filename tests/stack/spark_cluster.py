@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _SPARK = Path(pyspark.__file__).parent
+# What Spark's own scripts set, of which the package has not those that start a cluster.
+_ENVIRONMENT = {"SPARK_HOME": str(_SPARK), "SPARK_SCALA_VERSION": "2.13", "SPARK_LOCAL_IP": "127.0.0.1"}
 _READY = {
     "master": re.compile(r"Starting Spark master at (spark://\S+)"),
     "worker": re.compile(r"Successfully registered with master"),
@@ -98,7 +100,7 @@ class SparkCluster:
                 [*command, *arguments],
                 stdout=out,
                 stderr=out,
-                env=environment | {"SPARK_HOME": str(_SPARK), "SPARK_LOCAL_IP": "127.0.0.1"},
+                env=environment | _ENVIRONMENT,
             )
         self.processes.append(process)
         stack.callback(_end, process)
