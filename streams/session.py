@@ -171,9 +171,14 @@ def _s3_endpoint(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _redaction(settings: Settings) -> dict[str, str]:
     """What Spark's pages and logs show as a row of stars: the secrets here too, whatever they are called."""
-    names = [re.escape(name) for name in settings.spark.secrets]
+    # Hadoop's settings are shown once more, without the prefix.
+    names = [re.escape(name.removeprefix("spark.hadoop.")) for name in settings.spark.secrets]
     pattern = settings.spark.conf.get("spark.redaction.regex", _REDACTED)
-    return {"spark.redaction.regex": "|".join([pattern, *(f"^{name}$" for name in names)])} if names else {}
+    return (
+        {"spark.redaction.regex": "|".join([pattern, *(f"^(spark[.]hadoop[.])?{name}$" for name in names)])}
+        if names
+        else {}
+    )
 
 
 def _ship_packages(spark: SparkSession) -> None:
