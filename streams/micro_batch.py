@@ -334,6 +334,7 @@ class Publish:
         if not self._prepared:
             prepare(warehouse, self.target)
             self._prepared.add(self.target.name)
+        batch.passes("target_prepared")
         if is_first or batch.is_repeated:
             warehouse.sweep(identity.flow)
         with batch.phase("stage"):
@@ -381,6 +382,7 @@ def process(processor: Processor, batch: MicroBatch, audit_table: str, results_r
         code_version=CODE_VERSION,
     )
     _write_once(batch, audit_frame(batch.spark, audit), audit_table)
+    batch.passes("audit_appended")
     _write_results(batch, audit, results_root)
     batch.passes("audit_written")
     return audit
