@@ -1,0 +1,108 @@
+"""The mutations sent through every bronze flow, and on to gold, in a process whose log is kept and searched."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from streams.flows import all_flows
+from streams.local.producer import write_file
+from streams.supervisor.service import Service
+from tests.verify.judge import csv_message, json_file
+from tests.verify.mutation import Mutations, personal_values_in
+from tests.verify.oracle import compare_bronze
+from tests.verify.workers import Failed, WorkerProcess
+from tests.verify.workload import CONTRACTS, EVENTS, PULLED, RATES, Sender, Sent
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyspark.sql import SparkSession
+
+    from tests.verify.stack import Stack
+    from tests.verify.tally import Tally
+    from tests.verify.workload import Workload
+
+_ANSWER_SECONDS = 900.0
+
+
+def send_bad_input(
+    stack: Stack, workload: Workload, spark: SparkSession, tally: Tally, seed: int, count: int
+) -> None:
+    """So many inputs, over all sources, into a lake of their own."""
+    began = time.monotonic()
+    mark = uuid.uuid4().hex[:8]
+    folder = stack.folder / f"bad-{mark}"
+    folder.mkdir()
+    mutations, sent = Mutations(seed, workload.rules, count), Sent()
+    tables = _load(stack, workload, mutations, sent, mark)
+    topic, landing = f"bad-{mark}", folder / "landing"
+    stack.broker.create_topic(topic, partitions=2)
+    _produce(stack, mutations, sent, topic)
+    for file in mutations.files():
+        write_file(file, landing)
+        sent.files[file.name] = json_file(workload.rules[RATES], file.content)
+    settings = stack.settings_with(
+        folder,
+        kafka={"bootstrap_servers": stack.broker.bootstrap_servers, "topics": {"order_events": topic}},
+        files={"fx_rates": str(landing)},
+        sources=tables,
+        targets={},
+        logging={"level": "debug", "format": "json"},
+    )
+    inputs = sum(sent.count(flow) for flow in CONTRACTS)
+    tally.say(f"      {inputs} bad inputs are sent, {time.monotonic() - began:.0f} s")
+    log = folder / "worker.log"
+    worker = WorkerProcess(folder / "settings.yaml", log)
+    try:
+        worker.await_ready()
+        for flow in all_flows(settings):
+            worker.tell("drain", flows=[flow])
+            try:
+                for _ in worker.answers(_ANSWER_SECONDS):
+                    pass
+            except Failed as error:
+                tally.failed(f"bad input stops {flow}: {error}")
+    finally:
+        worker.kill("both")
+        worker.bury()
+    service = Service(spark, settings, run_id="verify")
+    found = compare_bronze(service, sent, workload.rules)
+    tally.checked(found, "bad input", (f"{inputs} mutated inputs",))
+    for file, hits in personal_values_in([log, folder / "results"]).items():
+        tally.failed(f"{hits} personal values in {file}")
+    tally.inputs += inputs
+    seconds = time.monotonic() - began
+    tally.note(f"{inputs} mutated inputs at nine contracts in {seconds:.0f} s: {_accounted(sent)}")
+
+
+def _accounted(sent: Sent) -> str:
+    sound = sum(m.verdict.row is not None for m in sent.messages)
+    sound += sum(v.row is not None for verdicts in sent.files.values() for v in verdicts)
+    sound += sum(v.row is not None for rows in sent.rows.values() for _, v in rows)
+    all_of_them = sum(sent.count(flow) for flow in CONTRACTS)
+    return f"{sound} sound, {all_of_them - sound} for the error lane"
+
+
+def _produce(stack: Stack, mutations: Mutations, sent: Sent, topic: str) -> None:
+    sender = Sender(stack.broker.bootstrap_servers, topic, mutations.rules[EVENTS], sent)
+    sender.send(mutations.messages())
+
+
+def _load(stack: Stack, workload: Workload, mutations: Mutations, sent: Sent, mark: str) -> dict[str, Any]:
+    said = stack.settings.sources.model_dump(mode="json", exclude_none=True, by_alias=True)
+    for flow, table in PULLED.items():
+        server, rules = getattr(stack.sources, table.system), workload.rules[flow]
+        name = f"BAD_{mark}_{table.table}".upper() if table.system != "salesforce" else f"Bad{mark}{table.table}"
+        rows, schema = mutations.rows(flow, workload.now(table.system)), mutations.schema(flow)
+        if table.system == "salesforce":
+            server.create_object(name, schema)
+        else:
+            server.create_table(name, schema, rules.key)
+        server.load(name, rows)
+        said[table.system].setdefault("tables", {})[table.contract] = name
+        sent.rows[flow] = [(row[rules.key[0]], rules.of_values(row)) for row in rows]
+    stack.sources.salesforce.advance(2)
+    workload.ahead(2)
+    return said
