@@ -30,7 +30,9 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=100_000, help="mutated inputs")
     parser.add_argument("--stall", type=float, default=20.0, help="seconds for which what stands still does so")
     parser.add_argument("--check-every", type=int, default=29, help="faults between two comparisons of all tables")
-    parser.add_argument("--keep", action="store_true", help="keep lakes and logs; those of a failed run are kept anyway")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep lakes and logs; those of a failed run are kept anyway"
+    )
     parser.add_argument("--json", action="store_true", help="the result for programs")
     given = parser.parse_args()
     kinds = tuple(kind.strip() for kind in given.kinds.split(",") if kind.strip())

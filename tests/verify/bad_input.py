@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from streams.flows import all_flows
 from streams.local.producer import write_file
 from streams.supervisor.service import Service
-from tests.verify.judge import csv_message, json_file
+from tests.verify.judge import json_file
 from tests.verify.mutation import Mutations, personal_values_in
 from tests.verify.oracle import compare_bronze
-from tests.verify.workers import Failed, WorkerProcess
+from tests.verify.workers import RefusedError
 from tests.verify.workload import CONTRACTS, EVENTS, PULLED, RATES, Sender, Sent
 
 if TYPE_CHECKING:
@@ -22,24 +22,42 @@ if TYPE_CHECKING:
 
     from tests.verify.stack import Stack
     from tests.verify.tally import Tally
+    from tests.verify.workers import WorkerProcess
     from tests.verify.workload import Workload
 
 _ANSWER_SECONDS = 900.0
 
 
 def send_bad_input(
-    stack: Stack, workload: Workload, spark: SparkSession, tally: Tally, seed: int, count: int
+    stack: Stack,
+    workload: Workload,
+    spark: SparkSession,
+    tally: Tally,
+    worker: WorkerProcess,
+    *,
+    seed: int,
+    count: int,
+    pulled: bool = True,
 ) -> None:
-    """So many inputs, over all sources, into a lake of their own."""
+    """So many inputs, over all sources, into a lake of their own, by a process whose log is kept.
+
+    Args:
+        stack, workload: whose servers and contracts are used.
+        spark: to read with.
+        tally: told what came of it.
+        worker: the process.
+        seed: the same inputs for the same one.
+        count: how many.
+        pulled: whether the tables that are pulled get their share.
+    """
     began = time.monotonic()
     mark = uuid.uuid4().hex[:8]
     folder = stack.folder / f"bad-{mark}"
     folder.mkdir()
     mutations, sent = Mutations(seed, workload.rules, count), Sent()
-    tables = _load(stack, workload, mutations, sent, mark)
     topic, landing = f"bad-{mark}", folder / "landing"
     stack.broker.create_topic(topic, partitions=2)
-    _produce(stack, mutations, sent, topic)
+    Sender(stack.broker.bootstrap_servers, topic, workload.rules[EVENTS], sent).send(mutations.messages())
     for file in mutations.files():
         write_file(file, landing)
         sent.files[file.name] = json_file(workload.rules[RATES], file.content)
@@ -47,34 +65,28 @@ def send_bad_input(
         folder,
         kafka={"bootstrap_servers": stack.broker.bootstrap_servers, "topics": {"order_events": topic}},
         files={"fx_rates": str(landing)},
-        sources=tables,
+        sources=_load(stack, workload, mutations, sent, mark) if pulled else {},
         targets={},
         logging={"level": "debug", "format": "json"},
     )
     inputs = sum(sent.count(flow) for flow in CONTRACTS)
     tally.say(f"      {inputs} bad inputs are sent, {time.monotonic() - began:.0f} s")
-    log = folder / "worker.log"
-    worker = WorkerProcess(folder / "settings.yaml", log)
-    try:
-        worker.await_ready()
-        for flow in all_flows(settings):
-            worker.tell("drain", flows=[flow])
-            try:
-                for _ in worker.answers(_ANSWER_SECONDS):
-                    pass
-            except Failed as error:
-                tally.failed(f"bad input stops {flow}: {error}")
-    finally:
-        worker.kill("both")
-        worker.bury()
-    service = Service(spark, settings, run_id="verify")
-    found = compare_bronze(service, sent, workload.rules)
+    worker.await_ready()
+    worker.tell("use", config=str(folder / "settings.yaml"))
+    list(worker.answers(_ANSWER_SECONDS))
+    for flow in all_flows(settings):
+        worker.tell("drain", flows=[flow])
+        try:
+            list(worker.answers(_ANSWER_SECONDS))
+        except RefusedError as error:
+            tally.failed(f"bad input stops {flow}: {error}")
+    found = compare_bronze(Service(spark, settings, run_id="verify"), sent, workload.rules)
     tally.checked(found, "bad input", (f"{inputs} mutated inputs",))
-    for file, hits in personal_values_in([log, folder / "results"]).items():
+    for file, hits in personal_values_in([worker.log, folder / "results"]).items():
         tally.failed(f"{hits} personal values in {file}")
     tally.inputs += inputs
     seconds = time.monotonic() - began
-    tally.note(f"{inputs} mutated inputs at nine contracts in {seconds:.0f} s: {_accounted(sent)}")
+    tally.note(f"{inputs} mutated inputs in {seconds:.0f} s: {_accounted(sent)}")
 
 
 def _accounted(sent: Sent) -> str:
@@ -83,11 +95,6 @@ def _accounted(sent: Sent) -> str:
     sound += sum(v.row is not None for rows in sent.rows.values() for _, v in rows)
     all_of_them = sum(sent.count(flow) for flow in CONTRACTS)
     return f"{sound} sound, {all_of_them - sound} for the error lane"
-
-
-def _produce(stack: Stack, mutations: Mutations, sent: Sent, topic: str) -> None:
-    sender = Sender(stack.broker.bootstrap_servers, topic, mutations.rules[EVENTS], sent)
-    sender.send(mutations.messages())
 
 
 def _load(stack: Stack, workload: Workload, mutations: Mutations, sent: Sent, mark: str) -> dict[str, Any]:

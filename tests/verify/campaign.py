@@ -18,13 +18,14 @@ from tests.verify.bad_input import send_bad_input
 from tests.verify.cell import Cell, InProcess, Killed
 from tests.verify.outside import Disk, disk_scenarios, has_leases, scenarios, second_supervisor
 from tests.verify.stack import Stack
-from tests.verify.workers import Workers
+from tests.verify.workers import WorkerProcess, Workers
 from tests.verify.workload import EVENTS, RATES, SOURCES, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from tests.verify.cell import Target
     from tests.verify.tally import Tally
 
 KILLS: Final = ("kill", "kill at random", "stopped", "two supervisors")
@@ -87,7 +88,9 @@ def run(options: Options, folder: Path, tally: Tally) -> None:
         for thread in threads:
             thread.join()
         if options.wants(*KILLS) and workers.started:
-            tally.note(f"A process and its session take {min(workers.started):.0f} to {max(workers.started):.0f} s to start; one stands by.")
+            tally.note(
+                f"A process and its session take {min(workers.started):.0f} to {max(workers.started):.0f} s to start; one stands by."
+            )
 
 
 def kill(cell: Cell, runner: Killed, options: Options) -> None:
@@ -111,24 +114,27 @@ def kill(cell: Cell, runner: Killed, options: Options) -> None:
     while done() < wanted:
         struck = done()
         for target in cell.sweep(number):
-            if done() >= wanted:
-                break
-            dice = cell.chance.random()
-            runner.how = cell.chance.choice(("process", "both"))
-            if options.wants("kill at random") and (dice < 0.25 or not options.wants("kill")):
-                cell.kill_at_random(runner, target.flow)
-            elif options.wants("stopped") and dice < 0.3:
-                cell.stop_for_a_while(runner, target.flow, options.stall_seconds / 2)
-            elif options.wants("kill"):
-                cell.fail_at(runner, "kill", target)
+            if done() < wanted:
+                _strike(cell, runner, target, options)
         if options.wants("two supervisors"):
             if has_leases():
                 second_supervisor(cell, runner)
-            elif number < 8:
+            elif struck < 10:
                 tally.note("There are no leases in this version: two supervisors on one lake were not tried.")
         if not cell.check(runner) or done() == struck:
             return
         number += 8  # so that each flow meets other points than in the sweep before
+
+
+def _strike(cell: Cell, runner: Killed, target: Target, options: Options) -> None:
+    dice = cell.chance.random()
+    runner.how = cell.chance.choice(("process", "both"))
+    if options.wants("kill at random") and (dice < 0.25 or not options.wants("kill")):
+        cell.kill_at_random(runner, target.flow)
+    elif options.wants("stopped") and (dice < 0.3 or not options.wants("kill")):
+        cell.stop_for_a_while(runner, target.flow, options.stall_seconds / 2)
+    elif options.wants("kill"):
+        cell.fail_at(runner, "kill", target)
 
 
 _FIRST: Final = (
@@ -168,9 +174,26 @@ def fail(cell: Cell, runner: InProcess, options: Options, disk: Disk) -> None:
     if not cell.check(runner):
         return
     if options.wants("schema"):
-        evolution.play(cell.stack, cell.service.spark, cell.tally, only=max(4, options.faults // 6) if options.faults < 200 else None)
+        evolution.play(
+            cell.stack,
+            cell.service.spark,
+            cell.tally,
+            only=max(4, options.faults // 6) if options.faults < 200 else None,
+        )
     if options.wants("bad input"):
-        send_bad_input(cell.stack, cell.workload, cell.service.spark, cell.tally, options.seed, options.inputs)
+        bad_input(cell, options)
+
+
+def bad_input(cell: Cell, options: Options) -> None:
+    """Mutated inputs, in a process of their own."""
+    worker = WorkerProcess(cell.stack.config, cell.stack.folder / "bad-input.log")
+    try:
+        send_bad_input(
+            cell.stack, cell.workload, cell.service.spark, cell.tally, worker, seed=options.seed, count=options.inputs
+        )
+    finally:
+        worker.kill("both")
+        worker.bury()
 
 
 def _interleaved(

@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Final, Protocol
 
-from streams.errors import StreamsError
+from streams.errors import ConfigurationError, FatalError, StreamsError
 from streams.flows import all_flows
 from streams.supervisor.run import drain
 from tests.verify.oracle import compare
-from tests.verify.workers import Failed, Ran, WorkerGoneError, Workers
+from tests.verify.workers import Ran, RefusedError, WorkerGoneError, Workers
 from tests.verify.workload import SOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from streams.flows.flow import Flow
     from streams.supervisor.service import Service
     from tests.verify.stack import Stack
     from tests.verify.tally import Tally
@@ -30,7 +29,15 @@ if TYPE_CHECKING:
 
 _OF_A_RUN: Final = ("query_ended", "through_written")
 _UPSERT: Final = ("batch_begun", "lane_written", "data_written", "audit_appended", "audit_written", *_OF_A_RUN)
-_LOAD: Final = ("target_prepared", "files_staged", "load_opened", "load_copied", "load_merged", "load_begun", "load_committed")
+_LOAD: Final = (
+    "target_prepared",
+    "files_staged",
+    "load_opened",
+    "load_copied",
+    "load_merged",
+    "load_begun",
+    "load_committed",
+)
 POINTS: Final = {
     "bronze": ("batch_begun", "data_written", "lane_written", "audit_appended", "audit_written", *_OF_A_RUN),
     "silver": _UPSERT,
@@ -39,7 +46,13 @@ POINTS: Final = {
     "snowflake": ("batch_begun", *_LOAD, "data_written", "audit_appended", "audit_written", *_OF_A_RUN),
 }
 _ANSWER_SECONDS: Final = 300.0
+_TRIES: Final = 5  # a flow that still fails so long after its fault is over does not come back by itself
 _token = count()
+
+
+def _is_final(error: StreamsError | RefusedError) -> bool:
+    """Whether the supervisor would leave it to a person."""
+    return error.is_final if isinstance(error, RefusedError) else isinstance(error, FatalError | ConfigurationError)
 
 
 class StruckError(Exception):
@@ -177,6 +190,20 @@ class Cell:
             self.feed(path[0])
             self.run(runner, path[:-1])
 
+    def catch_up(self, runner: Runner, flow: str) -> None:
+        """Run a flow as the supervisor would: again, after growing pauses, when it fails by what may pass."""
+        self.pending.add(flow)
+        for number in range(_TRIES):
+            try:
+                self.run(runner, [flow])
+            except (StreamsError, RefusedError) as error:
+                if number == _TRIES - 1 or _is_final(error):
+                    raise
+                self.tally.say(f"      {flow} fails once more: {error}")
+                time.sleep(0.5 * 2**number)
+            else:
+                return
+
     def path_to(self, flow: str) -> list[str]:
         """From one of its sources, by chance, through what lies between, to the flow itself."""
         path = [flow]
@@ -213,8 +240,7 @@ class Cell:
             self.run(runner, [target.flow], f"{target.flow}:{target.point}:{target.nth}")
         except StruckError:
             began = time.monotonic()
-            self.pending.add(target.flow)
-            self.run(runner, [target.flow])
+            self.catch_up(runner, target.flow)
             self.struck(kind, str(target), time.monotonic() - began)
         else:
             self.tally.missed(kind)
@@ -226,8 +252,7 @@ class Cell:
             self.run(runner, [flow], f"*:{point}:{nth}")
         except StruckError:
             began = time.monotonic()
-            self.pending.add(flow)
-            self.run(runner, [flow])
+            self.catch_up(runner, flow)
             self.struck(kind, f"{flow} {point} {nth}", time.monotonic() - began)
         else:
             self.tally.missed(kind)
@@ -248,14 +273,14 @@ class Cell:
             worker.kill(what)
             for one in ran:
                 self.note(one)
-        except (StruckError, Failed):
+        except (StruckError, RefusedError):
             pass
         else:
             self.tally.missed("kill at random")  # all was done before
         began = time.monotonic()
         runner.workers.drop()
         self.pending.update(after)
-        self.run(runner, [after[0]])
+        self.catch_up(runner, after[0])
         self.struck("kill at random", f"{after[0]} and after ({what})", time.monotonic() - began)
         self.run(runner, after[1:])
 
@@ -272,8 +297,8 @@ class Cell:
         try:
             for one in runner.answers(is_to_die=False):
                 self.note(one)
-        except Failed:
-            self.run(runner, [flow])
+        except RefusedError:
+            self.catch_up(runner, flow)
         self.struck("stopped", f"{flow} for {seconds:.0f} s", time.monotonic() - began)
 
     def sweep(self, number: int) -> list[Target]:

@@ -30,7 +30,12 @@ if TYPE_CHECKING:
     from tests.verify.stack import Stack
     from tests.verify.tally import Tally
 
-_NEW: Final = {"type": ["string", "null"], "description": "How it came.", "enum": ["web", "app"], "x-added": "2026-12-01"}
+_NEW: Final = {
+    "type": ["string", "null"],
+    "description": "How it came.",
+    "enum": ["web", "app"],
+    "x-added": "2026-12-01",
+}
 
 
 class Place(Protocol):
@@ -155,7 +160,9 @@ class PulledTable:
         if list(rows[0]) != self.columns or self.kinds:
             self.columns = list(rows[0])
             schema = pa.schema([(name, self.kinds.get(name) or _kind(rows[0][name])) for name in self.columns])
-            old = [{name: _as(row.get(name), schema.field(name).type) for name in self.columns} for row in self.put_so_far]
+            old = [
+                {name: _as(row.get(name), schema.field(name).type) for name in self.columns} for row in self.put_so_far
+            ]
             dated, kept = old + dated, dated
             if self.system == "salesforce":
                 self.server.create_object(self.name, schema)
@@ -344,13 +351,13 @@ class Case:
         return sorted((row[0] for row in rows), key=repr)
 
 
-class Wrong(Exception):
+class BrokenPromiseError(Exception):
     """The promise is not kept."""
 
 
 def must(condition: object, said: str) -> None:
     if not condition:
-        raise Wrong(said)
+        raise BrokenPromiseError(said)
 
 
 def added(case: Case) -> None:
@@ -393,7 +400,11 @@ def narrowed(case: Case) -> None:
     """A narrower type stops the flow with an error that says all; the old contract brought back, nothing is lost."""
     column = str(case.place.decimal or "page_views")
     said = case.column(column)
-    case.contract(**{column: {"type": "string", "description": "Narrower."}} if "x-decimal" not in said else {column: said | {"x-decimal": [4, 2]}})
+    case.contract(
+        **{column: {"type": "string", "description": "Narrower."}}
+        if "x-decimal" not in said
+        else {column: said | {"x-decimal": [4, 2]}}
+    )
     case.put()
     error = case.run()
     must(error is not None and error.code == "SCHEMA_NARROWED", f"says {error}")
@@ -486,6 +497,6 @@ def play(stack: Stack, spark: SparkSession, tally: Tally, only: int | None = Non
             error = case.run()
             must(error is None, f"does not begin: {error}")
             change(case)
-        except Wrong as wrong:
+        except BrokenPromiseError as wrong:
             tally.failed(f"schema, {said}: {wrong}")
         tally.tried("schema", said, time.monotonic() - began)

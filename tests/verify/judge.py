@@ -134,13 +134,7 @@ class Rules:
 def csv_message(rules: Rules, key: bytes | None, value: bytes | None, key_column: str) -> Verdict:
     """A Kafka message; one without a value deletes its key."""
     if value is None:
-        text = None if key is None else key.decode("utf-8", "replace")
-        pattern = rules.columns[key_column]["pattern"].removesuffix("$")
-        if text is None:
-            return Verdict(None, frozenset({"empty"}))
-        if not re.fullmatch(pattern, text):
-            return Verdict(None, frozenset({"key"}))
-        return Verdict({"_is_tombstone": True, "_key": text})
+        return _tombstone(key, rules.columns[key_column]["pattern"])
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError:
@@ -156,6 +150,13 @@ def csv_message(rules: Rules, key: bytes | None, value: bytes | None, key_column
     if not least <= len(fields) <= len(names):
         return Verdict(None, frozenset({"columns"}))
     return rules.of_texts({name: field or None for name, field in zip(names, fields, strict=False)})
+
+
+def _tombstone(key: bytes | None, pattern: str) -> Verdict:
+    text = None if key is None else key.decode("utf-8", "replace")
+    if text is None or not re.fullmatch(pattern.removesuffix("$"), text):
+        return Verdict(None, frozenset({"empty" if text is None else "key"}))
+    return Verdict({"_is_tombstone": True, "_key": text})
 
 
 def csv_fields(text: str) -> list[str] | str:

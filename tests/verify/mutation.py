@@ -34,7 +34,23 @@ PERSONAL: Final = re.compile(r"Qzx[0-9a-f]{6}|\b731[0-9]{7}\b")
 
 _TEXTS: Final = (
     *("", " ", "\t", "null", "NULL", "NaN", "Infinity", "-Infinity", "None", "true", "TRUE", "false", "0", "-0", "00"),
-    *("+1", "1.", ".5", "1e3", "1E400", "1e-400", "0x10", "1_000", "1,000", "٣", "１２", "9" * 30, "-1", "1.005", "0.1"),
+    *(
+        "+1",
+        "1.",
+        ".5",
+        "1e3",
+        "1E400",
+        "1e-400",
+        "0x10",
+        "1_000",
+        "1,000",
+        "٣",
+        "１２",
+        "9" * 30,
+        "-1",
+        "1.005",
+        "0.1",
+    ),
     *("2147483647", "2147483648", "9223372036854775807", "9223372036854775808", "1.0", "100.00", "100.000", "1e2"),
     *("12345678901234567.89", "1234567890123456.78", "0.000001", "0.0000001", "1.0000000"),
     *("2025-02-30", "2025-13-01", "2025-1-1", "20250101", "2025-W01-1", "0000-01-01", "0001-01-01", "9999-12-31"),
@@ -44,6 +60,26 @@ _TEXTS: Final = (
     *("today", "now", "epoch", "eur", "EURO", "EUR\n", " EUR", "ÉUR", "🎉", "a@b", "a@b@c", "@", "a b@c", "a@b\n"),
     *("x" * 2000, "x" * 2001, "é" * 300, "日本語", "\u202e", "\x00", "\x7f", "'; DROP TABLE orders; --", '{"a": 1}'),
     *("created", "Created", "created ", "teleported", "NEW", "-5", "10000", "10001", "100001", "Customer", "P-1", "1"),
+)
+_VALUES: Final[tuple[tuple[Callable[[pa.DataType], bool], tuple[Any, ...]], ...]] = (
+    (pa.types.is_boolean, (True, False)),
+    (pa.types.is_integer, (-1, 0, 1, 10_000, 10_001, 100_001, 10**7, 10**7 + 1, 2**31, 2**40, -(2**40))),
+    (
+        pa.types.is_decimal,
+        (
+            *map(Decimal, ("-0.01", "0", "0.01", "0.001", "1.005000", "100", "100.01", "140", "999999999999.99")),
+            *map(Decimal, ("12345678901234567.89", "0.100000")),
+        ),
+    ),
+    (pa.types.is_date, (dt.date(1, 1, 1), dt.date(1583, 10, 10), dt.date(1970, 1, 1), dt.date(9999, 12, 31))),
+    (
+        pa.types.is_timestamp,
+        (
+            dt.datetime(1583, 1, 1, tzinfo=dt.UTC),
+            dt.datetime(1970, 1, 1, tzinfo=dt.UTC),
+            dt.datetime(2262, 1, 1, 0, 0, 0, 1, tzinfo=dt.UTC),
+        ),
+    ),
 )
 _JSON: Final = (None, True, False, 0, -1, 1, 10**30, [], {}, [1], {"a": 1}, "1.5", "", "EUR", "USD")
 
@@ -90,7 +126,9 @@ class Mutations:
         for name in self.rules[EVENTS].personal:
             place = names.index(name)
             if fields[place]:
-                fields[place] = self.personal_value(name == "customer_id") + ("" if name == "customer_id" else " said, so")
+                fields[place] = self.personal_value(name == "customer_id") + (
+                    "" if name == "customer_id" else " said, so"
+                )
 
     def _line_mutated(self, fields: list[str]) -> bytes:
         chance = self.chance
@@ -101,7 +139,9 @@ class Mutations:
             fields[place] = kept + chance.choice(_TEXTS)
         elif way == 5:  # two change places, one is gone, one is there twice
             place = chance.randrange(len(fields) - 1)
-            fields[place : place + 2] = chance.choice([fields[place + 1 : place - 1 : -1], [fields[place]], fields[place : place + 2] + ["more"]])
+            fields[place : place + 2] = chance.choice(
+                [fields[place + 1 : place - 1 : -1], [fields[place]], [*fields[place : place + 2], "more"]]
+            )
         line = _csv_line(fields, chance)
         if way == 6:  # cut
             return line[: chance.randrange(len(line) + 1)]
@@ -109,7 +149,9 @@ class Mutations:
             place = chance.randrange(len(line))
             return line[:place] + bytes([chance.randrange(256)]) + line[place + 1 :]
         if way == 8:  # something before, or behind, or a second time
-            return chance.choice([b"\xef\xbb\xbf" + line, line + b"\r\n", line + b"\n\n", line + b"\n" + line, b" " + line, line + b","])
+            return chance.choice(
+                [b"\xef\xbb\xbf" + line, line + b"\r\n", line + b"\n\n", line + b"\n" + line, b" " + line, line + b","]
+            )
         return line
 
     # --- files ---
@@ -137,7 +179,21 @@ class Mutations:
             record[chance.choice(["more", "Rate", "rate ", "a.b", "a'b"])] = chance.choice([*_JSON, *_TEXTS])
         text = json.dumps(record, ensure_ascii=chance.random() < 0.5)
         if way == 5:  # a number as no program of ours would write it
-            number = chance.choice(["1e2", "1E+2", "1.50", "0.10000000", "1e-7", "123456789.1", "-0", "0", "0.0", "1e400", "12345678.123456"])
+            number = chance.choice(
+                [
+                    "1e2",
+                    "1E+2",
+                    "1.50",
+                    "0.10000000",
+                    "1e-7",
+                    "123456789.1",
+                    "-0",
+                    "0",
+                    "0.0",
+                    "1e400",
+                    "12345678.123456",
+                ]
+            )
             text = re.sub(r'("rate": )[0-9.e-]+', rf"\g<1>{number}", text)
         return text
 
@@ -148,7 +204,23 @@ class Mutations:
         if way < 0.03:
             content = content[: chance.randrange(len(content))]
         elif way > 0.98:
-            content = chance.choice(["", " \n", "[]", "null", "1", '"text"', "[1, 2]", "[[{}]]", "{", "[{}]]", content + content, content + "x", "[NaN]"])
+            content = chance.choice(
+                [
+                    "",
+                    " \n",
+                    "[]",
+                    "null",
+                    "1",
+                    '"text"',
+                    "[1, 2]",
+                    "[[{}]]",
+                    "{",
+                    "[{}]]",
+                    content + content,
+                    content + "x",
+                    "[NaN]",
+                ]
+            )
         encoded = content.encode("utf-8", "surrogatepass")
         if 0.5 < way < 0.51:
             encoded = encoded.decode().encode("utf-16")
@@ -198,16 +270,9 @@ class Mutations:
         kind, chance = self._wide(flow, column), self.chance
         if chance.random() < 0.15:
             return None
-        if pa.types.is_boolean(kind):
-            return chance.random() < 0.5
-        if pa.types.is_integer(kind):
-            return chance.choice([-1, 0, 1, 10_000, 10_001, 100_001, 10**7, 10**7 + 1, 2**31, 2**40, -(2**40)])
-        if pa.types.is_decimal(kind):
-            return Decimal(chance.choice(["-0.01", "0", "0.01", "0.001", "1.005000", "100", "100.01", "140", "999999999999.99", "12345678901234567.89", "0.100000"]))
-        if pa.types.is_date(kind):
-            return chance.choice([dt.date(1, 1, 1), dt.date(1582, 10, 10), dt.date(1970, 1, 1), dt.date(9999, 12, 31)])
-        if pa.types.is_timestamp(kind):
-            return chance.choice([dt.datetime(1583, 1, 1, tzinfo=dt.UTC), dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.datetime(2262, 1, 1, 0, 0, 0, 1, tzinfo=dt.UTC)])
+        for is_it, values in _VALUES:
+            if is_it(kind):
+                return chance.choice(values)
         text = chance.choice([one for one in _TEXTS if "\x00" not in one])
         if column in self.rules[flow].personal:
             text = chance.choice([text, f"{self._personal(self.rules[flow], column)}{text}"])

@@ -102,7 +102,10 @@ class _Comparing:
                 (*_place(flow, row), _canonical({name: row[name] for name in columns}), row["_is_tombstone"])
                 for row in self.held(flow)
             )
-            must = Counter((*place, _canonical(dict.fromkeys(columns) | _business(row)), _is_tombstone(row)) for place, row in sound(self.sent, flow))
+            must = Counter(
+                (*place, _canonical(dict.fromkeys(columns) | _business(row)), _is_tombstone(row))
+                for place, row in sound(self.sent, flow)
+            )
             yield _difference(flow, must, found)
 
     def model(self) -> Iterable[Difference]:
@@ -135,7 +138,11 @@ class _Comparing:
         """No personal value stands among the reasons that the lane shows."""
         for row in self.held("error_lane.bronze"):
             personal = self.rules[row["flow"]].personal
-            shown = [one["column"] for one in row["violations"] if one["column"] in personal and one["value"] not in (None, "***")]
+            shown = [
+                one["column"]
+                for one in row["violations"]
+                if one["column"] in personal and one["value"] not in (None, "***")
+            ]
             if shown:
                 yield Difference(f"lane of {row['flow']} shows {shown}", wrong=1)
 
@@ -251,7 +258,9 @@ def _difference(table: str, must: Counter[Any], found: Counter[Any]) -> Differen
     missing, extra = must - found, found - must
     twice = sum(count for row, count in extra.items() if row in must)
     difference = Difference(table, lost=missing.total(), twice=twice, wrong=extra.total() - twice)
-    difference.examples = [f"{word} {row}"[:400] for word, rows in (("missing", missing), ("extra", extra)) for row in list(rows)[:_SHOWN]]
+    difference.examples = [
+        f"{word} {row}"[:400] for word, rows in (("missing", missing), ("extra", extra)) for row in list(rows)[:_SHOWN]
+    ]
     # A row that is there in another way is one wrong row, and not one lost and one too many.
     changed = min(difference.lost, difference.wrong)
     difference.lost -= changed

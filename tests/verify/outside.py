@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient
 from streams.errors import ConfigurationError, FatalError, StreamsError
 from streams.supervisor.resume import resume_after_loss
 from tests.verify.proxy import Fault
-from tests.verify.workers import Failed, WorkerGoneError
+from tests.verify.workers import RefusedError, WorkerGoneError
 from tests.verify.workload import EVENTS, RATES
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.verify.cell import Cell, InProcess, Killed
-
-_LAST_TRY: Final = 5  # a flow that still fails so long after its fault is over does not come back by itself
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,9 @@ _LINES: Final = (
 def _line_scenarios() -> list[Scenario]:
     def scenario(line: str, way: str, what: str, flow: str, times: int) -> Scenario:
         said = f"{way} at {what.strip('^ ') or 'everything'}" + (f", {times} times" if times > 1 else "")
-        return Scenario(line, f"{flow}: {said}", lambda c, r: line_fails(c, r, line, flow, Fault(way, what, times), said))
+        return Scenario(
+            line, f"{flow}: {said}", lambda c, r: line_fails(c, r, line, flow, Fault(way, what, times), said)
+        )
 
     return [scenario(line, way, what, flow, times) for line, ways, what, flow, times in _LINES for way in ways]
 
@@ -134,24 +134,11 @@ def strike(
     began = time.monotonic()
     if outcome != "went through":
         cell.pending.add(flow)
-        catch_up(cell, runner, flow)
+        cell.catch_up(runner, flow)
     if was_met():
         cell.struck(kind, f"{flow}: {said}: {outcome}", time.monotonic() - began)
     else:
         cell.tally.missed(kind)
-
-
-def catch_up(cell: Cell, runner: InProcess, flow: str) -> None:
-    """Run a flow as the supervisor would: again, after growing pauses, when it fails by what may pass."""
-    for number in range(_LAST_TRY):
-        try:
-            cell.run(runner, [flow])
-        except StreamsError as error:
-            if number == _LAST_TRY - 1 or isinstance(error, FatalError | ConfigurationError):
-                raise
-            time.sleep(0.5 * 2**number)
-        else:
-            return
 
 
 # --- the broker ---
@@ -236,7 +223,9 @@ def offsets_aged_out(cell: Cell, runner: InProcess) -> None:
     for done in admin.delete_records([TopicPartition(cell.stack.topic, partition, end)]).values():
         done.result(30)
     # In the order of what was sent, those that are gone first.
-    sent[before:] = [one for one in unread if one.partition == partition] + [one for one in unread if one.partition != partition]
+    sent[before:] = [one for one in unread if one.partition == partition] + [
+        one for one in unread if one.partition != partition
+    ]
     gone = sum(one.partition == partition for one in unread)
     _loss(cell, runner, "KAFKA_OFFSETS_AGED_OUT", "offsets aged out", before, before + gone)
 
@@ -254,7 +243,7 @@ def _loss(cell: Cell, runner: InProcess, code: str, said: str, first: int, last:
     resume_after_loss(runner.flows[EVENTS], runner.service)
     del cell.workload.sent.messages[first:last]  # said aloud, and accepted
     cell.feed(EVENTS)
-    catch_up(cell, runner, EVENTS)
+    cell.catch_up(runner, EVENTS)
     cell.struck("broker", f"{said}: {code}", time.monotonic() - began)
 
 
@@ -268,12 +257,12 @@ def clock_set_back(cell: Cell, runner: InProcess) -> None:
     cell.feed(flow)
     server.advance(-3600)
     try:
-        catch_up(cell, runner, flow)
+        cell.catch_up(runner, flow)
     finally:
         server.advance(3600)
     began = time.monotonic()
     cell.pending.add(flow)
-    catch_up(cell, runner, flow)
+    cell.catch_up(runner, flow)
     cell.struck("clock", "Salesforce's clock an hour back", time.monotonic() - began)
 
 
@@ -306,7 +295,7 @@ def reader_killed(cell: Cell, runner: InProcess, flow: str) -> None:
         thread.join()
     began = time.monotonic()
     cell.pending.add(flow)
-    catch_up(cell, runner, flow)
+    cell.catch_up(runner, flow)
     if killed:
         cell.struck("worker killed", f"{flow}: {len(killed)} processes: {outcome}", time.monotonic() - began)
     else:
@@ -399,7 +388,7 @@ def second_supervisor(cell: Cell, runner: Killed, seconds: float = 20.0) -> None
     try:
         for _ in second.answers(seconds + 120):
             pass
-    except (Failed, WorkerGoneError) as error:
+    except (RefusedError, WorkerGoneError) as error:
         cell.tally.failed(f"the second supervisor failed: {error}", tuple(cell.since))
     runner.workers.replace(second)
     cell.pending.update(flows)

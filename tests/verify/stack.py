@@ -6,7 +6,6 @@ import shutil
 import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
@@ -19,6 +18,8 @@ from tests.spark.flow_bench import settings_for
 from tests.verify.proxy import HttpProxy, SqlProxy
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from streams.local.broker import Broker
     from streams.settings import Settings
 
@@ -96,13 +97,21 @@ class Stack:
             "contracts_root": str(self.contracts),
             "kafka": {"bootstrap_servers": self.broker.bootstrap_servers, "topics": {"order_events": self.topic}},
             "files": {"fx_rates": str(self.landing)},
-            "sources": {system: said | {"pull": _PULL} for system, said in self._by_lines(self.sources.settings()).items()},
+            "sources": {
+                system: said | {"pull": _PULL} for system, said in self._by_lines(self.sources.settings()).items()
+            },
             "targets": self._by_lines(self.sources.targets()),
-            "spark": {"driver_memory": "1g", "conf": {"spark.driver.extraJavaOptions": f"{LOGGING} {QUICK_START}"}},
+            "spark": {"driver_memory": "1g", "conf": self._spark_conf()},
             "logging": {"level": "info", "format": "json"},
         }
         own = {} if folder else self._changes
         return settings_for(folder or self.folder, **known | own | changes)
+
+    def _spark_conf(self) -> dict[str, str]:
+        return {
+            "spark.driver.extraJavaOptions": f"{LOGGING} {QUICK_START}",
+            "spark.sql.warehouse.dir": str(self.folder / "warehouse"),
+        }
 
     def _by_lines(self, said: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         lines = self.lines

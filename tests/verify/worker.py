@@ -13,19 +13,19 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from streams.errors import StreamsError
+from streams.errors import ConfigurationError, FatalError, StreamsError
 from streams.flows import all_flows
 from streams.settings import load_settings
 from streams.supervisor.maintenance import maintain
 from streams.supervisor.run import drain
-from streams.supervisor.service import started
+from streams.supervisor.service import Service, started
 from streams.supervisor.supervisor import Supervisor
+from streams.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from streams.flows.flow import Flow
-    from streams.supervisor.service import Service
 
 
 class Worker:
@@ -40,6 +40,13 @@ class Worker:
         self.service, self.say = service, say
         self.flows: dict[str, Flow] = all_flows(service.settings)
 
+    def use(self, config: str) -> None:
+        """Another configuration, in the same session."""
+        settings = load_settings(None, config, os.environ)
+        configure_logging(settings.logging, self.service.run_id)
+        self.service = Service(self.service.spark, settings, self.service.run_id)
+        self.flows = all_flows(settings)
+
     def drain(self, flows: list[str], failpoint: str | None = None) -> None:
         """Run flows, one after the other; the last with the failpoint, if one is wanted."""
         for place, name in enumerate(flows):
@@ -48,7 +55,9 @@ class Worker:
             began = time.monotonic()
             run = drain(self.flows[name], self.service)
             written = run.total("rows_written")
-            self.say({"flow": name, "seconds": time.monotonic() - began, "read": run.total("rows_read"), "written": written})
+            self.say(
+                {"flow": name, "seconds": time.monotonic() - began, "read": run.total("rows_read"), "written": written}
+            )
         os.environ.pop("STREAMS_FAILPOINT", None)
 
     def up(self, flows: list[str], seconds: float) -> None:
@@ -90,9 +99,10 @@ def main(config: str) -> None:
             try:
                 getattr(worker, said.pop("do"))(**said)
             except StreamsError as error:
-                say({"done": False, "error": error.code, "message": error.message})
+                is_final = isinstance(error, FatalError | ConfigurationError)
+                say({"done": False, "error": error.code, "message": error.message, "final": is_final})
             except Exception as error:
-                say({"done": False, "error": type(error).__name__, "message": str(error)[:500]})
+                say({"done": False, "error": type(error).__name__, "message": str(error)[:500], "final": False})
             else:
                 say({"done": True})
 

@@ -42,11 +42,12 @@ class Ran:
 
 
 @dataclass
-class Failed(Exception):
+class RefusedError(Exception):
     """What a worker was told to do failed; it goes on living."""
 
     code: str
     message: str
+    is_final: bool
 
     def __str__(self) -> str:
         return f"[{self.code}] {self.message}"
@@ -100,13 +101,13 @@ class WorkerProcess:
         """What it did, flow by flow, until it is done.
 
         Raises:
-            WorkerGoneError, WorkerStuckError, Failed: see there.
+            WorkerGoneError, WorkerStuckError, RefusedError: see there.
         """
         deadline = time.monotonic() + seconds
         while "done" not in (said := self._line(deadline)):
             yield Ran(**said)
         if not said["done"]:
-            raise Failed(said["error"], said["message"])
+            raise RefusedError(said["error"], said["message"], said["final"])
 
     def _line(self, deadline: float) -> dict[str, Any]:
         assert self._process.stdout is not None

@@ -114,7 +114,9 @@ class Workload:
 
     def __init__(self, seed: int, stack: Stack, orders: int = 600) -> None:
         self.sent, self._stack = Sent(), stack
-        self.rules = {flow: Rules(stack.contracts / "bronze" / f"{name}.schema.json") for flow, name in CONTRACTS.items()}
+        self.rules = {
+            flow: Rules(stack.contracts / "bronze" / f"{name}.schema.json") for flow, name in CONTRACTS.items()
+        }
         self._chance = random.Random(f"workload {seed}")
         plan, shop = plan_replay(seed, orders), make_shop(seed, orders)
         self._messages = deque(_mixed(plan.messages))
