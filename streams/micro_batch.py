@@ -13,8 +13,6 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import reduce
-from operator import and_
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pyspark.sql import Observation
@@ -267,7 +265,8 @@ class Upsert:
             F.lit(None).cast("string").alias("_replay_of"),
         )
         lane = write_lane(batch, bad, self.lane)
-        # What an earlier process sent there may be others: gold is made of what silver holds by now.
+        # What an earlier process sent may be others: gold is made of what silver holds by now, and what has
+        # become wrong since comes with the batch of that change too.
         error = bad.count() if batch.is_repeated else lane.rows("numOutputRows")
         return judged.where(F.size("_violations") == 0).drop("_violations"), lane, error
 
@@ -411,17 +410,9 @@ def _write_results(batch: MicroBatch, audit: BatchAudit, results_root: str) -> N
 
 
 def write_lane(batch: MicroBatch, rows: DataFrame, lane: str) -> Commit:
-    """Append rows to the error lane (see `lane_rows` for their columns), but those that this batch has sent before."""
-    identity = batch.identity
+    """Append rows to the error lane (see `lane_rows` for their columns)."""
     with batch.phase("lane"):
-        waiting = lane_rows(rows, identity, batch.run_id)
-        already = find_commit(batch.spark, lane, identity) if batch.is_repeated else None
-        if already is None:
-            return append(waiting, lane, identity, ledger=True)
-        is_mine = [F.col(name) == F.lit(value) for name, value in identity.as_dict().items()]
-        sent = batch.spark.read.format("delta").load(lane).where(reduce(and_, is_mine)).select("error_id")
-        more = batch.keep(waiting.join(sent, "error_id", "left_anti").select(waiting.columns))
-        return append(more, lane, identity, ledger=True) if more.head(1) else already
+        return _write_once(batch, lane_rows(rows, batch.identity, batch.run_id), lane)
 
 
 def _write_once(batch: MicroBatch, rows: DataFrame, table: str) -> Commit:

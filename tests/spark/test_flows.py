@@ -174,5 +174,4 @@ def test_gold_that_other_rows_fail_when_its_batch_comes_again(
     )
     counts = [again[f"rows_{name}"] for name in ("read", "written", "duplicate", "stale", "error")]
     assert counts == [4, 3, 0, 0, 1]
-    waiting = [row for row in bench.all_rows(bench.service.lake.lane("gold")) if row["batch_id"] == again["batch_id"]]
-    assert sorted(row["key"] for row in waiting) == ["CD-1", "CD-2", "CD-3"]
+    assert {row["key"] for row in bench.all_rows(bench.service.lake.lane("gold"))} == {"CD-1", "CD-2", "CD-3"}

@@ -77,7 +77,7 @@ class InProcess:
         """See `Runner`."""
         for place, name in enumerate(flows):
             is_armed = failpoint is not None and place == len(flows) - 1
-            with _armed(f"{failpoint}:raise:{next(_token)}" if is_armed else None):
+            with armed(f"{failpoint}:raise:{next(_token)}" if is_armed else None):
                 began = time.monotonic()
                 try:
                     run = drain(self.flows[name], self.service)
@@ -89,7 +89,7 @@ class InProcess:
 
 
 @contextmanager
-def _armed(failpoint: str | None) -> Iterator[None]:
+def armed(failpoint: str | None) -> Iterator[None]:
     if failpoint is not None:
         os.environ["STREAMS_FAILPOINT"] = failpoint
     try:

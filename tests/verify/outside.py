@@ -18,7 +18,9 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streams.errors import ConfigurationError, FatalError, StreamsError
+from streams.failpoints import FailpointError
 from streams.supervisor.resume import resume_after_loss
+from tests.verify.cell import armed
 from tests.verify.proxy import Fault
 from tests.verify.workers import RefusedError, WorkerGoneError
 from tests.verify.workload import EVENTS, RATES
@@ -240,7 +242,11 @@ def _loss(cell: Cell, runner: InProcess, code: str, said: str, first: int, last:
     else:
         cell.tally.failed(f"{said}: {EVENTS} goes on and says nothing")
     began = time.monotonic()
-    resume_after_loss(runner.flows[EVENTS], runner.service)
+    try:
+        with armed(f"*:checkpoint_set_aside:1:raise:{len(cell.workload.sent.messages)}"):
+            resume_after_loss(runner.flows[EVENTS], runner.service)
+    except FailpointError:
+        resume_after_loss(runner.flows[EVENTS], runner.service)
     del cell.workload.sent.messages[first:last]  # said aloud, and accepted
     cell.feed(EVENTS)
     cell.catch_up(runner, EVENTS)
