@@ -102,7 +102,7 @@ def _load(stack: Stack, workload: Workload, mutations: Mutations, sent: Sent, ma
     for flow, table in PULLED.items():
         server, rules = getattr(stack.sources, table.system), workload.rules[flow]
         name = f"BAD_{mark}_{table.table}".upper() if table.system != "salesforce" else f"Bad{mark}{table.table}"
-        rows, schema = mutations.rows(flow, workload.now(table.system)), mutations.schema(flow)
+        rows, schema = mutations.rows(flow, stack.now(table.system)), mutations.schema(flow)
         if table.system == "salesforce":
             server.create_object(name, schema)
         else:
@@ -110,6 +110,5 @@ def _load(stack: Stack, workload: Workload, mutations: Mutations, sent: Sent, ma
         server.load(name, rows)
         said[table.system].setdefault("tables", {})[table.contract] = name
         sent.rows[flow] = [(row[rules.key[0]], rules.of_values(row)) for row in rows]
-    stack.sources.salesforce.advance(2)
-    workload.ahead(2)
+    stack.pass_time("salesforce")
     return said

@@ -66,6 +66,10 @@ class Runner(Protocol):
         """Run flows one after the other, the last with the failpoint; StruckError where that was met."""
         ...
 
+    def ready(self) -> None:
+        """Return when there is someone to run them."""
+        ...
+
 
 class InProcess:
     """Flows run in this process's own session, in which a failpoint can only raise."""
@@ -86,6 +90,9 @@ class InProcess:
                         raise StruckError from error
                     raise
             yield Ran(name, time.monotonic() - began, run.total("rows_read"), run.total("rows_written"))
+
+    def ready(self) -> None:
+        """It is."""
 
 
 @contextmanager
@@ -116,6 +123,10 @@ class Killed:
             failpoint = f"{failpoint}:{'stop' if self.how == 'both' else 'kill'}:{next(_token)}"
         worker.tell("drain", flows=list(flows), failpoint=failpoint)
         yield from self.answers(failpoint is not None)
+
+    def ready(self) -> None:
+        """The one that stood by; on a busy machine it may still be starting."""
+        self.workers.current()
 
     def answers(self, is_to_die: bool) -> Iterator[Ran]:
         worker = self.workers.current()
@@ -239,6 +250,7 @@ class Cell:
         try:
             self.run(runner, [target.flow], f"{target.flow}:{target.point}:{target.nth}")
         except StruckError:
+            runner.ready()
             began = time.monotonic()
             self.catch_up(runner, target.flow)
             self.struck(kind, str(target), time.monotonic() - began)
@@ -251,6 +263,7 @@ class Cell:
         try:
             self.run(runner, [flow], f"*:{point}:{nth}")
         except StruckError:
+            runner.ready()
             began = time.monotonic()
             self.catch_up(runner, flow)
             self.struck(kind, f"{flow} {point} {nth}", time.monotonic() - began)
@@ -277,9 +290,10 @@ class Cell:
             pass
         else:
             self.tally.missed("kill at random")  # all was done before
-        began = time.monotonic()
         runner.workers.drop()
         self.pending.update(after)
+        runner.ready()
+        began = time.monotonic()
         self.catch_up(runner, after[0])
         self.struck("kill at random", f"{after[0]} and after ({what})", time.monotonic() - began)
         self.run(runner, after[1:])

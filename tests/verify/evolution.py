@@ -155,8 +155,7 @@ class PulledTable:
         return self.model | {self.key: self.model[self.key].format(number)}
 
     def put(self, rows: list[Row]) -> None:
-        now = dt.datetime.now(dt.UTC) + (self._ahead() if self.system == "salesforce" else dt.timedelta(0))
-        dated = [row | {self.cursor: now.replace(microsecond=now.microsecond // 1000 * 1000)} for row in rows]
+        dated = [row | {self.cursor: self.stack.now(self.system)} for row in rows]
         if list(rows[0]) != self.columns or self.kinds:
             self.columns = list(rows[0])
             schema = pa.schema([(name, self.kinds.get(name) or _kind(rows[0][name])) for name in self.columns])
@@ -172,16 +171,7 @@ class PulledTable:
         else:
             self.put_so_far += dated
         self.server.load(self.name, dated)
-        if self.system == "salesforce":
-            self.server.advance(2)
-
-    def _ahead(self) -> dt.timedelta:
-        """How far the stand-in's clock is ahead, by what its answers say."""
-        import requests
-
-        answer = requests.get(f"{self.server.url}/services/data", timeout=10)
-        said = dt.datetime.strptime(answer.headers["Date"], "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=dt.UTC)
-        return max(dt.timedelta(0), said - dt.datetime.now(dt.UTC) + dt.timedelta(seconds=1))
+        self.stack.pass_time(self.system)
 
     def settings(self) -> dict[str, Any]:
         said = self.stack.settings.sources.model_dump(mode="json", exclude_none=True, by_alias=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import shutil
 import uuid
 from contextlib import ExitStack
@@ -58,6 +59,7 @@ class Stack:
         self.topic = f"events-{uuid.uuid4().hex[:8]}"
         self.landing = folder / "landing"
         self.contracts = folder / "contracts"
+        self.salesforce_ahead = dt.timedelta(0)  # how far its clock was moved on
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -85,6 +87,17 @@ class Stack:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def now(self, system: str) -> dt.datetime:
+        """A source's time, in whole milliseconds."""
+        now = dt.datetime.now(dt.UTC) + (self.salesforce_ahead if system == "salesforce" else dt.timedelta(0))
+        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+    def pass_time(self, system: str) -> None:
+        """Let so much time pass that what was written is before the source's now: Salesforce tells whole seconds."""
+        if system == "salesforce":
+            self.sources.salesforce.advance(2)
+            self.salesforce_ahead += dt.timedelta(seconds=2)
 
     @property
     def config(self) -> Path:

@@ -128,7 +128,6 @@ class Workload:
         }
         self._known: dict[str, dict[str, Row]] = {flow: {} for flow in PULLED}
         self._number = 0
-        self._ahead = dt.timedelta(0)  # of Salesforce's clock
         self._sender = Sender(stack.broker.bootstrap_servers, stack.topic, self.rules[EVENTS], self.sent)
         for flow, table in PULLED.items():
             schema = shop.tables[table.contract].schema
@@ -162,27 +161,16 @@ class Workload:
     def load(self, flow: str, rows: list[Row]) -> int:
         """Write rows at a source, now; what was there of their keys must have been pulled before."""
         table, rules = PULLED[flow], self.rules[flow]
-        at = self.now(table.system)
+        at = self._stack.now(table.system)
         dated = [row | {rules.cursor: at} for row in rows]
         getattr(self._stack.sources, table.system).load(table.table, dated)
-        if table.system == "salesforce":  # whose clock tells whole seconds
-            self._stack.sources.salesforce.advance(2)
-            self.ahead(2)
+        self._stack.pass_time(table.system)
         for row in dated:
             verdict, key = rules.of_values(row), row[rules.key[0]]
             self.sent.rows.setdefault(flow, []).append((key, verdict))
             if verdict.row is not None:
                 self._known[flow][key] = row
         return len(rows)
-
-    def ahead(self, seconds: float) -> None:
-        """Salesforce's clock was moved on."""
-        self._ahead += dt.timedelta(seconds=seconds)
-
-    def now(self, system: str) -> dt.datetime:
-        """A source's time, in whole milliseconds."""
-        now = dt.datetime.now(dt.UTC) + (self._ahead if system == "salesforce" else dt.timedelta(0))
-        return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
     def _message(self) -> Message:
         message = self._messages.popleft()
