@@ -108,8 +108,6 @@ def kill(cell: Cell, runner: Killed, options: Options) -> None:
         if options.wants("kill") and done() < wanted:
             runner.how = cell.chance.choice(("process", "both"))
             cell.fail_anywhere(runner, "kill", flow, point, nth)
-    if not cell.check(runner):
-        return
     number = cell.chance.randrange(7)
     while done() < wanted:
         struck = done()
@@ -159,7 +157,6 @@ def fail(cell: Cell, runner: InProcess, options: Options, disk: Disk) -> None:
     waiting = iter(outside)
     for source in SOURCES:
         cell.feed(source)
-    cell.check(runner)
     number = cell.chance.randrange(7)
     every = max(1, raises // max(1, len(outside)))
     targets: list[Callable[[], None]] = []
