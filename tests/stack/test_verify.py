@@ -62,9 +62,9 @@ def test_nothing_is_lost_and_nothing_twice(spark: SparkSession, broker: Broker, 
         workers = entered.enter_context(Workers(stack.config, tmp_path / "logs"))
         service = Service(spark, stack.settings, run_id="verify")
         workload = Workload(SEED, stack, orders=60)
-        cell = Cell(stack, workload, service, tally, SEED, "short")
+        cell = Cell(stack, workload, service, tally, SEED, "short", (EVENTS, RATES))
         failing, killed = InProcess(service), Killed(workers)
-        for source in (EVENTS, RATES):
+        for source in cell.sources:
             cell.feed(source)
         for target in RAISES:
             cell.fail_at(failing, "raise", target)

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from tests.verify.campaign import KINDS, Options, clear, run
 from tests.verify.tally import Tally
+from tests.verify.workload import SOURCES
 
 if TYPE_CHECKING:
     from tests.verify.tally import Failure
@@ -38,11 +39,12 @@ def main() -> int:
     kinds = tuple(kind.strip() for kind in given.kinds.split(",") if kind.strip())
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         parser.error(f"there is no kind {unknown[0]!r}; there are {', '.join(KINDS)}")
+    sources = tuple(flow for flow in SOURCES if flow in given.sources.split(","))
     out, err = Console(), Console(stderr=True)
     warnings.simplefilter("ignore")
     folder = Path(tempfile.mkdtemp(prefix="streams-verify-"))
     tally = Tally(lambda line: err.print(line, highlight=False, soft_wrap=True, markup=False))
-    options = Options(given.seed, kinds, given.faults, given.inputs, given.stall, given.check_every)
+    options = Options(given.seed, kinds, given.faults, given.inputs, given.stall, given.check_every, sources)
     began = time.monotonic()
     try:
         run(options, folder, tally)

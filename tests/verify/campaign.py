@@ -44,6 +44,7 @@ class Options:
         inputs: how many mutated ones.
         stall_seconds: how long what stands still does so.
         check_every: after how many faults all tables are compared.
+        sources: the bronze flows that are fed.
     """
 
     seed: int = 7
@@ -52,6 +53,7 @@ class Options:
     inputs: int = 100_000
     stall_seconds: float = 20.0
     check_every: int = 29
+    sources: tuple[str, ...] = SOURCES
 
     def wants(self, *kinds: str) -> bool:
         return any(kind in self.kinds for kind in kinds)
@@ -78,12 +80,12 @@ def run(options: Options, folder: Path, tally: Tally) -> None:
             )
             workload = Workload(options.seed, killed)
             service = Service(spark, killed.settings, run_id="verify")
-            cell = Cell(killed, workload, service, tally, options.seed, "kill")
+            cell = Cell(killed, workload, service, tally, options.seed, "kill", options.sources)
             workers = stack.enter_context(Workers(killed.config, folder / "killed" / "logs", ahead=2))
             threads.append(_thread(tally, "kill", lambda: kill(cell, Killed(workers), options)))
         service = Service(spark, failing.settings, run_id="verify")
         workload = Workload(options.seed, failing)
-        other = Cell(failing, workload, service, tally, options.seed, "raise")
+        other = Cell(failing, workload, service, tally, options.seed, "raise", options.sources)
         _guarded(tally, "raise", lambda: fail(other, InProcess(service), options, disk))
         for thread in threads:
             thread.join()
@@ -101,11 +103,11 @@ def kill(cell: Cell, runner: Killed, options: Options) -> None:
     def done() -> int:
         return sum(tally.kinds[kind].tried for kind in KILLS if kind in tally.kinds)
 
-    for source in SOURCES:
+    for source in cell.sources:
         cell.feed(source)
     # An empty lake, whose tables are being made.
     for flow, point, nth in _FIRST:
-        if options.wants("kill") and done() < wanted:
+        if options.wants("kill") and done() < wanted and flow in cell.reads:
             runner.how = cell.chance.choice(("process", "both"))
             cell.fail_anywhere(runner, "kill", flow, point, nth)
     number = cell.chance.randrange(7)
@@ -149,13 +151,13 @@ _FIRST: Final = (
 def fail(cell: Cell, runner: InProcess, options: Options, disk: Disk) -> None:
     """Flows of the other lake: they fail at every failpoint, and what they need fails around them."""
     outside = [*scenarios(options.stall_seconds), *(disk_scenarios(disk) if disk.is_there else [])]
-    outside = [one for one in outside if options.wants(one.kind)]
+    outside = [one for one in outside if options.wants(one.kind) and one.flow in cell.reads]
     cell.chance.shuffle(outside)
     raises = int(options.faults * 0.35) if options.wants("raise") else 0
     if options.faults < len(outside):
         outside = outside[: max(4, options.faults // 3)]
     waiting = iter(outside)
-    for source in SOURCES:
+    for source in cell.sources:
         cell.feed(source)
     number = cell.chance.randrange(7)
     every = max(1, raises // max(1, len(outside)))

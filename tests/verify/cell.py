@@ -20,8 +20,9 @@ from tests.verify.workers import Ran, RefusedError, WorkerGoneError, Workers
 from tests.verify.workload import SOURCES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from streams.flows.flow import Flow
     from streams.supervisor.service import Service
     from tests.verify.stack import Stack
     from tests.verify.tally import Tally
@@ -53,6 +54,16 @@ _token = count()
 def _is_final(error: StreamsError | RefusedError) -> bool:
     """Whether the supervisor would leave it to a person."""
     return error.is_final if isinstance(error, RefusedError) else isinstance(error, FatalError | ConfigurationError)
+
+
+def _fed_by(sources: Sequence[str], flows: Mapping[str, Flow]) -> dict[str, tuple[str, ...]]:
+    """What each flow reads, of the flows that these lead to."""
+    fed: dict[str, tuple[str, ...]] = {}
+    for name, flow in flows.items():  # upstream ones first
+        reads = tuple(one for one in flow.reads if one in fed)
+        if name in sources or reads:
+            fed[name] = reads
+    return fed
 
 
 class StruckError(Exception):
@@ -159,14 +170,25 @@ class Cell:
         service: with a session to compare by; never killed.
         tally: told of each fault.
         seed: of all that is left to chance.
+        name: of what strikes here.
+        sources: the bronze flows that are fed; what none of them leads to is left out.
     """
 
-    def __init__(self, stack: Stack, workload: Workload, service: Service, tally: Tally, seed: int, name: str) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        workload: Workload,
+        service: Service,
+        tally: Tally,
+        seed: int,
+        name: str,
+        sources: Sequence[str] = SOURCES,
+    ) -> None:
         self.stack, self.workload, self.service, self.tally = stack, workload, service, tally
         self.chance = random.Random(f"{name} {seed}")
-        declared = all_flows(stack.settings)
-        self.order = list(declared)
-        self.reads = {name: tuple(one for one in flow.reads if one in declared) for name, flow in declared.items()}
+        self.sources = tuple(sources)
+        self.reads = _fed_by(sources, all_flows(stack.settings))
+        self.order = list(self.reads)
         self.pending: set[str] = set()
         self.since: deque[str] = deque(maxlen=60)  # the faults since all was well
         self.kind = name

@@ -38,11 +38,13 @@ class Scenario:
 
     Args:
         kind: for the report.
+        flow: which flow it strikes.
         what: in words.
         run: has it strike a cell.
     """
 
     kind: str
+    flow: str
     what: str
     run: Callable[[Cell, InProcess], None]
 
@@ -51,16 +53,40 @@ def scenarios(stall_seconds: float) -> list[Scenario]:
     """Every one that can be tried in one process; `stall_seconds` is how long what stands still does so."""
     return [
         *_line_scenarios(),
-        Scenario("broker", "killed, started again later", lambda cell, runner: broker_away(cell, runner, kill=True)),
-        Scenario("broker", "restarted in a batch", broker_restarted),
-        Scenario("broker", "stands still", lambda cell, runner: broker_stands_still(cell, runner, stall_seconds)),
-        Scenario("broker", "topic recreated", topic_recreated),
-        Scenario("broker", "offsets aged out", offsets_aged_out),
-        Scenario("clock", "Salesforce's set back", clock_set_back),
-        Scenario("worker killed", "a reader of Snowflake", lambda c, r: reader_killed(c, r, "bronze.snowflake_orders")),
-        Scenario("worker killed", "a reader of Redshift", lambda c, r: reader_killed(c, r, "bronze.redshift_behavior")),
-        Scenario("worker killed", "a reader of Salesforce", lambda c, r: reader_killed(c, r, "bronze.crm_contacts")),
-        Scenario("worker killed", "a writer to Redshift", lambda c, r: reader_killed(c, r, "redshift.fact_orders")),
+        Scenario(
+            "broker", EVENTS, "killed, started again later", lambda cell, runner: broker_away(cell, runner, kill=True)
+        ),
+        Scenario("broker", EVENTS, "restarted in a batch", broker_restarted),
+        Scenario(
+            "broker", EVENTS, "stands still", lambda cell, runner: broker_stands_still(cell, runner, stall_seconds)
+        ),
+        Scenario("broker", EVENTS, "topic recreated", topic_recreated),
+        Scenario("broker", EVENTS, "offsets aged out", offsets_aged_out),
+        Scenario("clock", "bronze.crm_accounts", "Salesforce's set back", clock_set_back),
+        Scenario(
+            "worker killed",
+            "bronze.snowflake_orders",
+            "a reader of Snowflake",
+            lambda c, r: reader_killed(c, r, "bronze.snowflake_orders"),
+        ),
+        Scenario(
+            "worker killed",
+            "bronze.redshift_behavior",
+            "a reader of Redshift",
+            lambda c, r: reader_killed(c, r, "bronze.redshift_behavior"),
+        ),
+        Scenario(
+            "worker killed",
+            "bronze.crm_contacts",
+            "a reader of Salesforce",
+            lambda c, r: reader_killed(c, r, "bronze.crm_contacts"),
+        ),
+        Scenario(
+            "worker killed",
+            "redshift.fact_orders",
+            "a writer to Redshift",
+            lambda c, r: reader_killed(c, r, "redshift.fact_orders"),
+        ),
     ]
 
 
@@ -92,9 +118,7 @@ _LINES: Final = (
 def _line_scenarios() -> list[Scenario]:
     def scenario(line: str, way: str, what: str, flow: str, times: int) -> Scenario:
         said = f"{way} at {what.strip('^ ') or 'everything'}" + (f", {times} times" if times > 1 else "")
-        return Scenario(
-            line, f"{flow}: {said}", lambda c, r: line_fails(c, r, line, flow, Fault(way, what, times), said)
-        )
+        return Scenario(line, flow, said, lambda c, r: line_fails(c, r, line, flow, Fault(way, what, times), said))
 
     return [scenario(line, way, what, flow, times) for line, ways, what, flow, times in _LINES for way in ways]
 
@@ -366,7 +390,7 @@ def disk_scenarios(disk: Disk) -> list[Scenario]:
     flows = (EVENTS, RATES, "silver.order_events", "gold.fact_orders", "bronze.snowflake_products")
 
     def scenario(flow: str, said: str, fault: Callable[[], object]) -> Scenario:
-        return Scenario("disk", f"{flow}: {said}", lambda c, r: strike(c, r, "disk", said, flow, fault))
+        return Scenario("disk", flow, said, lambda c, r: strike(c, r, "disk", said, flow, fault))
 
     full = [scenario(flow, "full", disk.full) for flow in flows]
     return full + [scenario(flow, "read-only", disk.read_only) for flow in flows[:4]]
