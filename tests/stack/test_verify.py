@@ -12,7 +12,8 @@ from streams.supervisor.service import Service
 from tests.verify import evolution
 from tests.verify.bad_input import send_bad_input
 from tests.verify.cell import Cell, InProcess, Killed, Target
-from tests.verify.outside import Disk, disk_scenarios, line_fails, offsets_aged_out, topic_recreated
+from tests.verify.disk import Disk, disk_scenarios
+from tests.verify.outside import line_fails, offsets_aged_out, topic_recreated
 from tests.verify.proxy import Fault
 from tests.verify.stack import Stack
 from tests.verify.tally import Tally

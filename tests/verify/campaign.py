@@ -16,7 +16,8 @@ from streams.telemetry.logs import configure_logging
 from tests.verify import evolution
 from tests.verify.bad_input import send_bad_input
 from tests.verify.cell import Cell, InProcess, Killed
-from tests.verify.outside import Disk, disk_scenarios, has_leases, scenarios, second_supervisor
+from tests.verify.disk import Disk, disk_scenarios
+from tests.verify.outside import has_leases, scenarios, second_supervisor
 from tests.verify.stack import Stack
 from tests.verify.workers import WorkerProcess, Workers
 from tests.verify.workload import EVENTS, RATES, SOURCES, Workload
