@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench secrets lock clean java python
+.PHONY: help demo test check bench verify secrets lock clean java python
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,9 @@ check: $(READY) ## style, types, the direction of imports, and the project's own
 
 bench: java $(READY) ## how fast it is, beside hand-written code
 	@$(RUN) tests.bench
+
+verify: java $(READY) ## whether it keeps its promises under some 300 faults: some 40 minutes
+	@$(RUN) tests.verify
 
 secrets: ## random passwords for docker compose, into .secrets, once
 	@sh .docker/secrets.sh

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from streams.failpoints import failpoint
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -42,6 +44,11 @@ class Checkpoint:
     storage: Storage
     path: str
 
+    @property
+    def flow(self) -> str:
+        """Whose it is: the folder's name."""
+        return self.path.rpartition("/")[2]
+
     def interrupted_batch(self) -> int | None:
         """The batch that was begun and never committed: the only one that can have been written already."""
         begun, done = self._newest("offsets"), self._newest("commits")
@@ -68,6 +75,7 @@ class Checkpoint:
     def remember(self, facts: dict[str, Any]) -> None:
         """Keep facts about the source beside Spark's files."""
         self.storage.write(f"{self.path}/streams.json", json.dumps(facts, sort_keys=True))
+        failpoint(self.flow, "source_remembered")
 
     def remembered(self) -> dict[str, Any]:
         """What `remember` kept; empty when this checkpoint is new."""
@@ -81,12 +89,15 @@ class Checkpoint:
 
     def remember_through(self, position: Sequence[object]) -> None:
         """Keep where the sources stood before a run that got through."""
+        failpoint(self.flow, "query_ended")
         self.storage.write(f"{self.path}/through.json", json.dumps(position))
+        failpoint(self.flow, "through_written")
 
     def set_aside(self, suffix: str) -> str:
         """Move the folder away, so that the flow begins anew under a new identity; gives the new place."""
         moved = f"{self.path}.{suffix}"
         self.storage.move(self.path, moved)
+        failpoint(self.flow, "checkpoint_set_aside")
         return moved
 
     def newest_batch(self) -> int | None:

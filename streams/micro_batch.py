@@ -131,12 +131,15 @@ class Ingest:
             if already is None:
                 already, read, bad, times = self._append(batch, is_bad)
         batch.passes("data_written")
-        lane = self._to_lane(batch, batch.rows.where(is_bad)) if bad else None
+        # What an earlier process sent to the lane counts, even where the source gives it no more.
+        lane = find_commit(batch.spark, self.lane, batch.identity) if batch.is_repeated else None
+        if lane is None and bad:
+            lane = self._to_lane(batch, batch.rows.where(is_bad))
         batch.passes("lane_written")
-        written = already.rows("numOutputRows")
+        written, error = already.rows("numOutputRows"), lane.rows("numOutputRows") if lane else 0
         if batch.is_repeated and not self.is_repeatable:
-            read = written + bad
-        counts = RowCounts(rows_read=read, rows_written=written, rows_error=lane.rows("numOutputRows") if lane else 0)
+            read = written + error
+        counts = RowCounts(rows_read=read, rows_written=written, rows_error=error)
         return Outcome(counts, _versions({self.table: already, self.lane: lane}), times=times)
 
     def _append(self, batch: MicroBatch, is_bad: Column) -> tuple[Commit, int, int, SourceTimes | None]:
@@ -201,9 +204,9 @@ class Upsert:
         rows = winners(ranked)
         with batch.phase("check"):
             scanned = self._scan(batch, rows)
-        rows, lane = self._part(batch, rows, scanned)
+        rows, lane, error = self._part(batch, rows, scanned)
         batch.passes("lane_written")
-        facts = vars(replace(counts, rows_error=lane.rows("numOutputRows") if lane else 0))
+        facts = vars(replace(counts, rows_error=error))
         with batch.phase("merge"):
             commit = merge(rows, self.table, self.ranking, batch.identity, facts)
             counts = self._account(rows, commit, facts)
@@ -244,11 +247,13 @@ class Upsert:
             "BATCH_REFUSED", message, way_out="Mend its rows upstream, or the check, and start the flow again."
         )
 
-    def _part(self, batch: MicroBatch, rows: DataFrame, scanned: ScanResult | None) -> tuple[DataFrame, Commit | None]:
-        """Send the rows that a row-level check names to the lane; the others go on."""
+    def _part(
+        self, batch: MicroBatch, rows: DataFrame, scanned: ScanResult | None
+    ) -> tuple[DataFrame, Commit | None, int]:
+        """Send the rows that a row-level check names to the lane, and count them; the others go on."""
         named = [check for check in (scanned.failed if scanned else ()) if check.row_condition]
         if not named:
-            return rows, None
+            return rows, None, 0
         is_judged = ~F.col(GONE) if GONE in rows.columns else F.lit(True)
         violations = [
             # A condition that is null is not met: `when` takes it so.
@@ -272,7 +277,11 @@ class Upsert:
             F.lit(None).cast("timestamp").alias("_source_time"),
             F.lit(None).cast("string").alias("_replay_of"),
         )
-        return judged.where(F.size("_violations") == 0).drop("_violations"), write_lane(batch, bad, self.lane)
+        lane = write_lane(batch, bad, self.lane)
+        # What an earlier process sent may be others: gold is made of what silver holds by now, and what has
+        # become wrong since comes with the batch of that change too.
+        error = bad.count() if batch.is_repeated else lane.rows("numOutputRows")
+        return judged.where(F.size("_violations") == 0).drop("_violations"), lane, error
 
     def _account(self, rows: DataFrame, commit: Commit, facts: dict[str, int]) -> RowCounts:
         """Rows that the merge left alone were there already, or are older than what is there."""
@@ -348,6 +357,7 @@ class Publish:
         if not self._prepared:
             prepare(warehouse, self.target)
             self._prepared.add(self.target.name)
+        batch.passes("target_prepared")
         if is_first or batch.is_repeated:
             warehouse.sweep(identity.flow)
         with batch.phase("stage"):
@@ -415,6 +425,7 @@ def process(processor: Processor, batch: MicroBatch, audit_table: str, results_r
         breaches=outcome.breaches,
     )
     _write_once(batch, audit_frame(batch.spark, audit), audit_table, ledger=True)
+    batch.passes("audit_appended")
     _write_results(batch, audit, results_root)
     batch.passes("audit_written")
     return audit

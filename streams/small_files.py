@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlparse
 
 from streams.errors import ConfigurationError, UnavailableError
+from streams.failpoints import failpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,6 +114,7 @@ class LocalFiles:
                 opened.write(text)
                 opened.flush()
                 os.fsync(opened.fileno())
+            failpoint(file.name, "draft_written")
             Path(place).replace(file)
         return True
 

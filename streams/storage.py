@@ -9,6 +9,8 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from streams.failpoints import failpoint
+
 if TYPE_CHECKING:
     from py4j.java_gateway import JavaObject
     from pyspark.sql import SparkSession
@@ -44,6 +46,7 @@ class Storage:
             system = system.getRawFileSystem()
         draft, _ = self._open(f"{path}.{uuid.uuid4().hex}.tmp")
         _fill(system, draft, text)
+        failpoint(target.getName(), "draft_written")
         if scheme != "file":  # HDFS's rename does not replace
             system.delete(target, False)
         if not system.rename(draft, target):

@@ -26,6 +26,7 @@ from pyspark.sql.types import (
 
 from streams.delta_log import has_table
 from streams.errors import ConfigurationError
+from streams.failpoints import failpoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -176,6 +177,7 @@ def settle(
         table.update(chosen, changes)
     finally:
         spark.conf.unset(_COMMIT_NOTE)
+    failpoint(".".join(path.split("/")[-2:]), "rows_settled")
     # Flows go on writing to the lane, so the newest commit need not be this one; and no row, no commit.
     mine = table.history(20).where(F.col("userMetadata") == token).select("operationMetrics").head()
     return int(mine[0].get("numUpdatedRows", 0)) if mine else 0

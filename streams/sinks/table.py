@@ -9,6 +9,7 @@ from pyspark.sql.types import DataType, DecimalType, DoubleType, FloatType, Inte
 
 from streams.delta_log import has_table
 from streams.errors import FatalError
+from streams.failpoints import failpoint
 from streams.storage import Storage
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def ensure_table(spark: SparkSession, path: str, schema: StructType, properties:
     """
     if not has_table(spark, path):
         _create(spark, path, schema, _PROPERTIES | (properties or {}))
+        failpoint(_name(path), "table_made")
         return
     current = spark.read.format("delta").load(path).schema
     known = {field.name: field for field in current}
@@ -42,9 +44,14 @@ def ensure_table(spark: SparkSession, path: str, schema: StructType, properties:
     if new:
         columns = ", ".join(f"`{field.name}` {field.dataType.simpleString()}" for field in new)
         spark.sql(f"ALTER TABLE delta.`{path}` ADD COLUMNS ({columns})")
+        failpoint(_name(path), "columns_added")
     for field in schema:
         if field.name in known and field.dataType != known[field.name].dataType:
             _widen(spark, path, field.name, known[field.name].dataType, field.dataType)
+
+
+def _name(path: str) -> str:
+    return ".".join(path.split("/")[-2:])
 
 
 def _create(spark: SparkSession, path: str, schema: StructType, properties: dict[str, str]) -> None:

@@ -321,7 +321,7 @@ def load(
         place: where the files are.
         files: their names.
         is_whole: the files hold all rows that there are, so that any other row of the table is deleted.
-        passes: told ``load_begun`` when all is merged and not committed (see `streams.failpoints`).
+        passes: told of each step of the transaction (see `streams.failpoints`).
 
     Raises:
         LoadRefusedError: a value does not fit the table.
@@ -338,12 +338,14 @@ def load(
         session.execute(f"CREATE TEMPORARY TABLE {staged} ({_declared(warehouse, [*target.columns, _GONE])})")
         session.begin()
         warehouse.lock_ledger(session)
+        passes("load_opened")
         said = f"SELECT {quoted('rows_merged')}, {quoted('rows_deleted')} FROM {ledger} WHERE {same_batch}"
         if known := session.query(said, identity):
             session.execute("ROLLBACK")
             return Loaded(int(known[0][0]), int(known[0][1]), is_repeated=True)
         if files:
             warehouse.copy(session, _STAGED, (*target.columns.names, GONE), place, files)
+        passes("load_copied")
         deleted = session.execute(f"DELETE FROM {table} USING {staged} WHERE {same_key} AND {staged}.{quoted(GONE)}")
         session.execute(f"DELETE FROM {staged} WHERE {quoted(GONE)}")
         if is_whole:
@@ -352,6 +354,7 @@ def load(
             )
         session.execute(_merge(table, staged, columns, [quoted(name) for name in target.key], same_key))
         ((merged,),) = session.query(f"SELECT COUNT(*) FROM {staged}")
+        passes("load_merged")
         session.execute(
             f"INSERT INTO {ledger} ({', '.join(quoted(name) for name in _LEDGER_COLUMNS.names)}) "
             "VALUES (?, ?, ?, ?, ?, ?)",
@@ -359,6 +362,7 @@ def load(
         )
         passes("load_begun")
         session.commit()
+        passes("load_committed")
         # A COMMIT of nothing is no error, where the transaction was ended in the moment before it.
         if not session.query(said, identity):
             raise RetriableError("LOAD_ENDED", f"{warehouse.name} has ended the load's transaction.")

@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 
 from streams.delta_log import has_table
 from streams.errors import ConfigurationError
+from streams.failpoints import failpoint
 from streams.flows import all_flows
 from streams.flows.silver import SILVER_TABLES
 from streams.sources.delta import DeltaSource
@@ -69,11 +70,14 @@ def maintain(
             continue
         progress(name)
         removed = _expire_tombstones(service, name, path)
+        failpoint(name, "tombstones_expired")
         metrics = DeltaTable.forPath(service.spark, path).optimize().executeCompaction().first()
         assert metrics is not None  # one row a table
+        failpoint(name, "files_compacted")
         reader = _slowest_reader(service, path)
         if reader is None:
             DeltaTable.forPath(service.spark, path).vacuum()
+        failpoint(name, "files_vacuumed")
         done.append(
             Maintained(
                 table=name,

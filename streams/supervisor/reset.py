@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 
 from streams.errors import ConfigurationError
+from streams.failpoints import failpoint
 from streams.flows import all_flows
 from streams.micro_batch import Upsert
 from streams.quality.error_lane import settle
@@ -73,12 +74,14 @@ def _reset(name: str, service: Service, declared: Flow, progress: Callable[[str]
     progress(f"making {name} anew in {made}")
     flow = all_flows(service.settings, beside.lake)[name]
     run = drain(flow, beside)
+    failpoint(name, "table_rebuilt")
     service.check_held(name)
     progress("bringing the live table to it, in one commit")
     processor = flow.processor
     assert isinstance(processor, Upsert)
     note = json.dumps({"flow": name, "reset": service.run_id})
     changed = replace_rows(service.spark.read.format("delta").load(made), live, processor.ranking, note)
+    failpoint(name, "table_replaced")
     identity = new_checkpoint.identity()
     settle(
         service.spark,

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from streams.local import shop_names
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -25,6 +27,7 @@ EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 LAST_SEQUENCE = 2**31 - 1  # contracts give events one less at the most
 BASE_CURRENCY = "EUR"
 COUNTRIES = {"germany": "DE", "france": "FR", "united kingdom": "GB", "united states": "US"}
+COUNTRIES |= {spelling.lower(): country.code for country in shop_names.COUNTRIES for spelling in country.spellings}
 
 PRODUCT_TRACKED = ("name", "category", "unit_price", "currency", "is_active")
 CUSTOMER_TRACKED = ("city", "country", "segment", "marketing_consent")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import pytest
 
-from streams.errors import FatalError
+from streams.errors import FatalError, RetriableError
 from streams.micro_batch import BatchHeldError
+from streams.settings import PROJECT
 from tests.spark.flow_bench import Bench, at, order_event, rate
 
 if TYPE_CHECKING:
@@ -141,3 +143,35 @@ def test_a_breach_that_only_warns(spark: SparkSession, tmp_path: Path, contracts
     (audit,) = bench.all_rows(bench.service.lake.audit)
     assert {check["outcome"] for check in audit["checks"]} == {"pass", "fail"}
     assert at(0) < audit["finished_at"].replace(tzinfo=dt.UTC)
+
+
+def test_gold_that_other_rows_fail_when_its_batch_comes_again(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contracts = tmp_path / "contracts"
+    shutil.copytree(PROJECT / "contracts", contracts)
+    checks = contracts / "soda" / "gold" / "fact_orders.yml"
+    dear = "\n  - invalid_count(reporting_amount) = 0:\n      name: not dear\n      valid max: 100\n"
+    checks.write_text(checks.read_text().rstrip("\n") + dear)
+    bench = Bench.at(spark, tmp_path, contracts_root=str(contracts))
+    amounts = {1: "200.00", 2: "300.00", 3: "10.00", 4: "20.00"}
+    events = [order_event(order, 1, amount=amount, currency="EUR") for order, amount in amounts.items()]
+    bench.put("bronze.order_events", "kafka_events", events)
+    bench.run("silver.order_events")
+    with monkeypatch.context() as failing:
+        failing.setenv("STREAMS_FAILPOINT", "gold.fact_orders:lane_written:1:raise")
+        with pytest.raises(RetriableError):
+            bench.run("gold.fact_orders")
+    # Meanwhile two of the dear ones become cheap, and a cheap one dear.
+    changed = {1: "1.00", 2: "2.00", 3: "400.00"}
+    events = [order_event(order, 2, amount=amount, currency="EUR") for order, amount in changed.items()]
+    bench.put("bronze.order_events", "kafka_events", events)
+    bench.run("silver.order_events", "gold.fact_orders")
+    assert {row["order_id"] for row in bench.rows("gold.fact_orders")} == {"CD-1", "CD-2", "CD-4"}
+    again, _ = sorted(
+        (row for row in bench.all_rows(bench.service.lake.audit) if row["flow"] == "gold.fact_orders"),
+        key=lambda row: row["batch_id"],
+    )
+    counts = [again[f"rows_{name}"] for name in ("read", "written", "duplicate", "stale", "error")]
+    assert counts == [4, 3, 0, 0, 1]
+    assert {row["key"] for row in bench.all_rows(bench.service.lake.lane("gold"))} == {"CD-1", "CD-2", "CD-3"}

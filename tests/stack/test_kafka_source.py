@@ -9,6 +9,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streams.errors import FatalError, RetriableError
+from streams.failpoints import FailpointError
 from streams.flows import all_flows
 from streams.local.broker import Broker
 from streams.local.producer import send_messages
@@ -77,7 +78,9 @@ def test_a_topic_made_anew_stops_the_flow_until_someone_accepts(bench: Bench, br
     )
 
 
-def test_offsets_that_aged_out_stop_the_flow_until_someone_accepts(bench: Bench, broker: Broker, topic: str) -> None:
+def test_offsets_that_aged_out_stop_the_flow_until_someone_accepts(
+    bench: Bench, broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     send_messages(messages(20), broker.bootstrap_servers, topic)
     bench.run(FLOW)
     send_messages(messages(40, seed=9), broker.bootstrap_servers, topic)
@@ -89,6 +92,10 @@ def test_offsets_that_aged_out_stop_the_flow_until_someone_accepts(bench: Bench,
     with pytest.raises(FatalError) as caught:
         bench.run(FLOW)
     assert (caught.value.code, caught.value.parameters["lost"]) == ("KAFKA_OFFSETS_AGED_OUT", {0: lost})
+    with monkeypatch.context() as failing:  # killed in its middle, called again
+        failing.setenv("STREAMS_FAILPOINT", f"{FLOW}:checkpoint_set_aside:1:raise:{topic}")
+        with pytest.raises(FailpointError):
+            resume_after_loss(all_flows(bench.service.settings)[FLOW], bench.service)
     resume_after_loss(all_flows(bench.service.settings)[FLOW], bench.service)
     (run,) = bench.run(FLOW)
     assert run.total("rows_read") == 40 - lost

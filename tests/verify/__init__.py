@@ -1,0 +1,1 @@
+"""What the service promises, tried: a seeded workload, faults, and an oracle that knows nothing but the inputs."""
