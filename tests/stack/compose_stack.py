@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 import yaml
 
 from streams.local.broker import Broker
-from streams.settings import PROJECT, Settings
+from streams.settings import PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -49,12 +49,6 @@ def read(variables: Mapping[str, str] | None = None) -> dict[str, Any]:
 def environment(service: Mapping[str, Any]) -> dict[str, str]:
     """What a service is told; a variable without a value is the caller's, who has none."""
     return {name: value for name, value in service.get("environment", {}).items() if value is not None}
-
-
-def known(told: Mapping[str, str]) -> dict[str, str]:
-    """Without the settings of parts that the service does not have yet."""
-    sections = {name: name.split("__")[1].lower() for name in told if name.startswith("STREAMS__")}
-    return {name: value for name, value in told.items() if sections.get(name, "lake") in Settings.model_fields}
 
 
 def mounts(service: Mapping[str, Any]) -> dict[str, str]:
@@ -140,7 +134,7 @@ class Stack:
     def environment(self, name: str) -> dict[str, str]:
         """A service's environment, and what any process needs here."""
         inherited = {key: os.environ[key] for key in _INHERITED if key in os.environ}
-        told = known(environment(self.services[name]))
+        told = environment(self.services[name])
         return inherited | {"PYTHONPATH": str(PROJECT)} | {key: self.here(name, told[key]) for key in told}
 
     def configuration(self, name: str) -> Path:

@@ -25,6 +25,7 @@ MEANINGS: Final = {
     "queued": "Its sources have something; other flows are at work.",
     "running": "It is at work on a batch.",
     "starting": "It is being started.",
+    "standby": "Another process holds it; this one takes over when that is gone.",
     "backing off": "It failed, and is tried again by itself after a pause.",
     "held": "A check holds its batch, which is tried again.",
     "paused": "It waits until a person resumes it.",
@@ -34,7 +35,7 @@ MEANINGS: Final = {
     GONE: "The process that held it says nothing any more.",
     UNKNOWN: "No service has said anything of it yet.",
 }
-_AT_WORK: Final = ("waiting", "queued", "running", "starting")
+_AT_WORK: Final = ("waiting", "queued", "running", "starting", "standby")
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class Overview:
     @property
     def counts(self) -> dict[str, int]:
         """How many flows are in each state, the worst first."""
-        order = (GONE, "failed", "held", "backing off", "paused", UNKNOWN, "stopped", "draining", "starting")
+        order = (GONE, "failed", "held", "backing off", "paused", UNKNOWN, "stopped", "draining", "starting", "standby")
         found: dict[str, int] = {}
         for state in (*order, "queued", "running", "waiting"):
             count = sum(one.state == state for one in self.flows)
