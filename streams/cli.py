@@ -45,6 +45,7 @@ Env = Annotated[str, typer.Option("--env", help="Which configuration: checkpoint
 Config = Annotated[
     str | None, typer.Option("--config", help="A configuration file in its place: a path or s3://bucket/key.")
 ]
+_LOOK_SECONDS = 1.0
 _FAILED = ("fail", "error")  # of a check: it failed, or could not be evaluated
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
@@ -252,6 +253,7 @@ def up(
     Example: `streams up --env dev`
     """
     from streams.flows import all_flows
+    from streams.session import require_alive
     from streams.supervisor.page.recent import Recent
     from streams.supervisor.page.server import page_of
     from streams.supervisor.supervisor import Supervisor
@@ -265,7 +267,8 @@ def up(
         supervisor.start()
         err.print(f"{len(supervisor.states())} flows are up. Ctrl-C lets them end.", highlight=False)
         with page_of(service, recent, say):
-            service.draining.wait()
+            while not service.draining.wait(_LOOK_SECONDS):
+                require_alive(service.spark)
             has_ended = supervisor.drain(service.settings.drain_seconds)
         if not has_ended:
             raise StreamsError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from streams import jars
-from streams.errors import ConfigurationError, UnavailableError
+from streams.errors import ConfigurationError, FatalError, UnavailableError
 from streams.small_files import require_conditions, small_files
 
 if TYPE_CHECKING:
@@ -116,6 +116,21 @@ def build_session(settings: Settings, progress: Callable[[str], None] | None = N
 def jvm_pid(spark: SparkSession) -> int | None:
     """The process of the driver's JVM, where this one has started it."""
     return getattr(getattr(spark.sparkContext._gateway, "proc", None), "pid", None)
+
+
+def require_alive(spark: SparkSession) -> None:
+    """Make sure that the driver's JVM, where this process has started it, still runs.
+
+    Raises:
+        FatalError: ``SPARK_GONE``. Nothing in this process can go on; a new one can.
+    """
+    process = getattr(spark.sparkContext._gateway, "proc", None)
+    if process is not None and process.poll() is not None:
+        raise FatalError(
+            "SPARK_GONE",
+            f"Spark's JVM is gone (it ended with {process.returncode}): killed, or out of memory.",
+            way_out="Start again: every flow goes on where it was. If it comes again, raise spark.driver_memory.",
+        )
 
 
 def _refused(master: str, error: Exception) -> StreamsError:

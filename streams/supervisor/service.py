@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import uuid
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from streams.checkpoint import Checkpoint
+from streams.errors import FatalError
 from streams.lake import Lake
-from streams.session import build_session, jvm_pid
+from streams.session import build_session, jvm_pid, require_alive
 from streams.sinks.table import ensure_table
 from streams.small_files import small_files
 from streams.storage import Storage
@@ -125,4 +126,6 @@ def started(
             kafka = stack.enter_context(closing(KafkaProgress(settings, service.checkpoint, service.tell)))
             yield replace(service, listeners=(kafka, *service.listeners), kafka=kafka)
     finally:
-        spark.stop()
+        with suppress(FatalError):  # there is nothing left to stop
+            require_alive(spark)
+            spark.stop()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from streams.local.broker import Broker
 
-pytestmark = pytest.mark.usefixtures("lines_closed")
+pytestmark = [pytest.mark.usefixtures("lines_closed"), pytest.mark.slow]
 SEED = int(os.environ.get("VERIFY_SEED", "7"))
 FACTS = "gold.fact_orders"
 RAISES = (
