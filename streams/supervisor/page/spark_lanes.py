@@ -20,7 +20,7 @@ from streams.quality.contract import load_contracts
 from streams.quality.error_lane import find_row, lane_table, settle, shape_of
 from streams.supervisor.page.lanes import PAGE_ROWS, Aftermath, LaneFilter, LanePage, LaneRow, Settling, lane_row
 from streams.supervisor.page.recent import newest_audits
-from streams.supervisor.page.whereabouts import MESSAGE_KEY, Found, Place, Whereabouts, places
+from streams.supervisor.page.whereabouts import Found, Place, Whereabouts, places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -165,16 +165,16 @@ class SparkLanes:
         return Aftermath(tuple(came_back), at, row.flow)
 
     def _find(self, spark: SparkSession, key: str, names: Sequence[str]) -> Whereabouts:
-        looked_at = [one for one in self._places if (not names or one.flow in names) and has_table(spark, one.path)]
+        asked = [one for one in self._places if not names or one.flow in names]
+        looked_at = [one for one in asked if has_table(spark, one.path)]
         answers = [
             _look(spark, place, key).withColumn("place", F.lit(number)) for number, place in enumerate(looked_at)
         ]
-        found = []
+        found = [Found(one.flow, 0, asked=one.ids) for one in asked if one not in looked_at]
         if answers:
             for row in reduce(lambda left, right: left.unionByName(right), answers).collect():
                 place = looked_at[row["place"]]
                 by = tuple(name for name, count in zip(place.ids, row["by"], strict=True) if count)
-                by = tuple(name for name in by if name != MESSAGE_KEY) or tuple("its message’s key" for _ in by)
                 newest = row["newest"] or None
                 found.append(
                     Found(
@@ -183,7 +183,8 @@ class SparkLanes:
                         row["deleted"],
                         newest["at"].astimezone(UTC) if newest and newest["at"] else None,
                         newest["source"] if newest else None,
-                        by or ("its key",),
+                        by,
+                        place.ids,
                     )
                 )
         is_it = (F.col("key") == key) | F.col("key").startswith(f"{key}|") | (F.col("error_id") == key)
