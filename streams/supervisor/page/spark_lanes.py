@@ -143,15 +143,28 @@ class SparkLanes:
         return {row["flow"]: row["count"] for row in counted}
 
     def _page(self, spark: SparkSession, wanted: LaneFilter, offset: int) -> LanePage:
+        waiting, codes = self._count(spark, wanted)
         rows = lane_table(spark, self._lake.lanes, flow=wanted.flow, status=wanted.status)
-        codes = _codes(rows)
         if wanted.code:
             rows = rows.where(F.array_contains(F.col("violations.code"), wanted.code))
         if wanted.text:
             rows = rows.where(_mentions(wanted.text))
         newest = rows.drop("payload").orderBy(F.desc("recorded_at"), "error_id").offset(offset).limit(PAGE_ROWS + 1)
         found = [self._shown(row, with_payload=False) for row in newest.collect()]
-        return LanePage(tuple(found[:PAGE_ROWS]), len(found) > PAGE_ROWS, codes, self._waiting(spark))
+        return LanePage(tuple(found[:PAGE_ROWS]), len(found) > PAGE_ROWS, codes, waiting)
+
+    def _count(self, spark: SparkSession, wanted: LaneFilter) -> tuple[dict[str, int], tuple[str, ...]]:
+        """How many rows wait, by flow, and what is wrong with those of the flow and status that are wanted."""
+        kinds = F.array_distinct("violations.code").alias("codes")
+        counted = lane_table(spark, self._lake.lanes, status=None).groupBy("flow", "status", kinds).count().collect()
+        waiting: dict[str, int] = {}
+        codes: set[str] = set()
+        for row in counted:
+            if row["status"] == "waiting":
+                waiting[row["flow"]] = waiting.get(row["flow"], 0) + row["count"]
+            if wanted.flow in (None, row["flow"]) and wanted.status in (None, row["status"]):
+                codes |= {code for code in row["codes"] or () if code}
+        return waiting, tuple(sorted(codes))
 
     def _aftermath(self, spark: SparkSession, row: LaneRow) -> Aftermath:
         again = lane_table(spark, self._lake.lanes, flow=row.flow, status=None)
@@ -201,11 +214,6 @@ class SparkLanes:
         if key is not None and (row["flow"] in self._private or not is_an_id or len(key) > 80):
             key = shape_of(key)
         return lane_row(row, key, with_payload=with_payload)
-
-
-def _codes(rows: DataFrame) -> tuple[str, ...]:
-    found = rows.select(F.explode("violations.code").alias("code")).distinct().limit(50).collect()
-    return tuple(sorted(row["code"] for row in found if row["code"]))
 
 
 def _mentions(text: str) -> Column:

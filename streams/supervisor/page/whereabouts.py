@@ -162,7 +162,7 @@ def verdicts(where: Whereabouts, views: Sequence[FlowView]) -> list[Verdict]:
 
 
 def _comes_along(upstream: Found | None, found: Found | None) -> bool:
-    """Whether a row of that key upstream makes one here: an order has the id of its product, and not the day of a rate."""
+    """Whether a row of that key upstream makes one here: an order has its product's id, and not the day of a rate."""
     if upstream is None or found is None or found.flow.startswith("silver."):
         return True  # a warehouse has what gold has, silver what bronze has
     return not {*(upstream.by or upstream.asked)}.isdisjoint(found.asked)
@@ -171,13 +171,10 @@ def _comes_along(upstream: Found | None, found: Found | None) -> bool:
 def _there(found: Found) -> str:
     if found.deleted == found.rows:
         return "Deleted: a tombstone stands there."
-    shown = [
-        "its message’s key" if name == MESSAGE_KEY else name
-        for name in found.by
-        if name != MESSAGE_KEY or len(found.by) == 1
-    ]
+    columns = [name for name in found.by if name != MESSAGE_KEY]
+    by = " and ".join(columns) or ("its message’s key" if found.by else "its key")
     also = f", {found.deleted} of them deleted" if found.deleted else ""
-    return f"{found.rows:,} {'row' if found.rows == 1 else 'rows'}{also}, by {' and '.join(shown) or 'its key'}."
+    return f"{found.rows:,} {'row' if found.rows == 1 else 'rows'}{also}, by {by}."
 
 
 def _missing(view: FlowView) -> tuple[str, str]:
