@@ -254,12 +254,20 @@ def test_why_a_row_is_missing(page: Stand) -> None:
         gold__fact_orders=well(),
         redshift__fact_orders=well(),
     )
-    found = Found("bronze.order_events", 2, 0, minutes_ago(4), "order_events/2/17", ("order_id",))
-    page.lanes.where["CD-17"] = (found, Found("silver.order_events", 0), Found("gold.fact_orders", 0))
+    asked = ("event_id", "order_id", "customer_id")
+    found = Found("bronze.order_events", 2, 0, minutes_ago(4), "order_events/2/17", ("order_id",), asked)
+    gold = Found("gold.fact_orders", 0, asked=("order_id", "product_id"))
+    page.lanes.where["CD-17"] = (found, Found("silver.order_events", 0, asked=asked), gold)
     shown = text_of(page.get("/find?key=CD-17").text)
     assert "bronze.order_events 2 rows, by order_id. Newest 4 min ago , from order_events/2/17" in shown
     assert "silver.order_events Not there yet: its flow is paused." in shown
     assert "gold.fact_orders" not in shown  # nothing has come so far
+    page.lanes.where["CD-20"] = (found, replace(found, flow="silver.order_events"), gold)
+    shown = text_of(page.get("/find?key=CD-20").text)
+    assert "gold.fact_orders Not there, and its flow has read all there is" in shown
+    bronze, silver, _ = (replace(one, by=("event_id",)) for one in page.lanes.where["CD-20"])
+    page.lanes.where["an event"] = (bronze, silver, gold)
+    assert "gold.fact_orders" not in text_of(page.get("/find?key=an event").text)  # an event makes no order of its id
     page.lanes.put(lane_row("a" * 16, key="CD-18"))
     shown = text_of(page.get("/find?key=CD-18").text)
     assert "bronze.order_events Not there: it waits in the error lane." in shown

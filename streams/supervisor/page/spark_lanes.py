@@ -20,7 +20,7 @@ from streams.quality.contract import load_contracts
 from streams.quality.error_lane import find_row, lane_table, settle, shape_of
 from streams.supervisor.page.lanes import PAGE_ROWS, Aftermath, LaneFilter, LanePage, LaneRow, Settling, lane_row
 from streams.supervisor.page.recent import newest_audits
-from streams.supervisor.page.whereabouts import MESSAGE_KEY, Found, Place, Whereabouts, places
+from streams.supervisor.page.whereabouts import Found, Place, Whereabouts, places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -143,15 +143,28 @@ class SparkLanes:
         return {row["flow"]: row["count"] for row in counted}
 
     def _page(self, spark: SparkSession, wanted: LaneFilter, offset: int) -> LanePage:
+        waiting, codes = self._count(spark, wanted)
         rows = lane_table(spark, self._lake.lanes, flow=wanted.flow, status=wanted.status)
-        codes = _codes(rows)
         if wanted.code:
             rows = rows.where(F.array_contains(F.col("violations.code"), wanted.code))
         if wanted.text:
             rows = rows.where(_mentions(wanted.text))
         newest = rows.drop("payload").orderBy(F.desc("recorded_at"), "error_id").offset(offset).limit(PAGE_ROWS + 1)
         found = [self._shown(row, with_payload=False) for row in newest.collect()]
-        return LanePage(tuple(found[:PAGE_ROWS]), len(found) > PAGE_ROWS, codes, self._waiting(spark))
+        return LanePage(tuple(found[:PAGE_ROWS]), len(found) > PAGE_ROWS, codes, waiting)
+
+    def _count(self, spark: SparkSession, wanted: LaneFilter) -> tuple[dict[str, int], tuple[str, ...]]:
+        """How many rows wait, by flow, and what is wrong with those of the flow and status that are wanted."""
+        kinds = F.array_distinct("violations.code").alias("codes")
+        counted = lane_table(spark, self._lake.lanes, status=None).groupBy("flow", "status", kinds).count().collect()
+        waiting: dict[str, int] = {}
+        codes: set[str] = set()
+        for row in counted:
+            if row["status"] == "waiting":
+                waiting[row["flow"]] = waiting.get(row["flow"], 0) + row["count"]
+            if wanted.flow in (None, row["flow"]) and wanted.status in (None, row["status"]):
+                codes |= {code for code in row["codes"] or () if code}
+        return waiting, tuple(sorted(codes))
 
     def _aftermath(self, spark: SparkSession, row: LaneRow) -> Aftermath:
         again = lane_table(spark, self._lake.lanes, flow=row.flow, status=None)
@@ -165,16 +178,16 @@ class SparkLanes:
         return Aftermath(tuple(came_back), at, row.flow)
 
     def _find(self, spark: SparkSession, key: str, names: Sequence[str]) -> Whereabouts:
-        looked_at = [one for one in self._places if (not names or one.flow in names) and has_table(spark, one.path)]
+        asked = [one for one in self._places if not names or one.flow in names]
+        looked_at = [one for one in asked if has_table(spark, one.path)]
         answers = [
             _look(spark, place, key).withColumn("place", F.lit(number)) for number, place in enumerate(looked_at)
         ]
-        found = []
+        found = [Found(one.flow, 0, asked=one.ids) for one in asked if one not in looked_at]
         if answers:
             for row in reduce(lambda left, right: left.unionByName(right), answers).collect():
                 place = looked_at[row["place"]]
                 by = tuple(name for name, count in zip(place.ids, row["by"], strict=True) if count)
-                by = tuple(name for name in by if name != MESSAGE_KEY) or tuple("its message’s key" for _ in by)
                 newest = row["newest"] or None
                 found.append(
                     Found(
@@ -183,7 +196,8 @@ class SparkLanes:
                         row["deleted"],
                         newest["at"].astimezone(UTC) if newest and newest["at"] else None,
                         newest["source"] if newest else None,
-                        by or ("its key",),
+                        by,
+                        place.ids,
                     )
                 )
         is_it = (F.col("key") == key) | F.col("key").startswith(f"{key}|") | (F.col("error_id") == key)
@@ -200,11 +214,6 @@ class SparkLanes:
         if key is not None and (row["flow"] in self._private or not is_an_id or len(key) > 80):
             key = shape_of(key)
         return lane_row(row, key, with_payload=with_payload)
-
-
-def _codes(rows: DataFrame) -> tuple[str, ...]:
-    found = rows.select(F.explode("violations.code").alias("code")).distinct().limit(50).collect()
-    return tuple(sorted(row["code"] for row in found if row["code"]))
 
 
 def _mentions(text: str) -> Column:

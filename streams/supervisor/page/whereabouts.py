@@ -57,7 +57,8 @@ class Found:
         deleted: how many of them are tombstones.
         newest_at: when the newest came in; None where the table does not say.
         source: where that one is from.
-        by: the columns that the key was found in.
+        by: the columns that the key was found in; none: those of the table's key together.
+        asked: the columns that were looked in.
     """
 
     flow: str
@@ -66,18 +67,19 @@ class Found:
     newest_at: datetime | None = None
     source: str | None = None
     by: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Whereabouts:
-    """All that is known of a key: each table that was looked at, and the rows of lanes."""
+    """All that is known of a key: each table of the lake, and the rows of lanes."""
 
     key: str
     found: tuple[Found, ...]
     lanes: tuple[LaneRow, ...]
 
     def of(self, flow: str) -> Found | None:
-        """What the table of that name holds; None: it was not looked at."""
+        """What the table of that name holds; None: it is not of the lake."""
         return next((one for one in self.found if one.flow == flow), None)
 
 
@@ -134,7 +136,7 @@ def places(flows: Iterable[Flow], contracts: Mapping[str, Contract]) -> list[Pla
 def verdicts(where: Whereabouts, views: Sequence[FlowView]) -> list[Verdict]:
     """Go down from the sources, and say of each table whether the key is there and, if not, what keeps it.
 
-    Tables that neither have it nor read one that has are left out.
+    Tables that neither have it nor would have it from one that has are left out.
     """
     waiting = {row.flow: row for row in where.lanes if row.status == "waiting"}
     settled = {row.flow: row for row in where.lanes if row.status != "waiting"}
@@ -142,7 +144,7 @@ def verdicts(where: Whereabouts, views: Sequence[FlowView]) -> list[Verdict]:
     said = []
     for view in views:
         found = where.of(view.name)
-        comes_from_above = any(name in reached for name in view.reads)
+        comes_from_above = any(name in reached and _comes_along(where.of(name), found) for name in view.reads)
         if found is not None and found.rows:
             reached.add(view.name)
             said.append(Verdict(view.name, "there", _there(found), waiting.get(view.name)))
@@ -159,11 +161,20 @@ def verdicts(where: Whereabouts, views: Sequence[FlowView]) -> list[Verdict]:
     return said
 
 
+def _comes_along(upstream: Found | None, found: Found | None) -> bool:
+    """Whether a row of that key upstream makes one here: an order has its product's id, and not the day of a rate."""
+    if upstream is None or found is None or found.flow.startswith("silver."):
+        return True  # a warehouse has what gold has, silver what bronze has
+    return not {*(upstream.by or upstream.asked)}.isdisjoint(found.asked)
+
+
 def _there(found: Found) -> str:
     if found.deleted == found.rows:
         return "Deleted: a tombstone stands there."
+    columns = [name for name in found.by if name != MESSAGE_KEY]
+    by = " and ".join(columns) or ("its message’s key" if found.by else "its key")
     also = f", {found.deleted} of them deleted" if found.deleted else ""
-    return f"{found.rows:,} {'row' if found.rows == 1 else 'rows'}{also}, by {' and '.join(found.by)}."
+    return f"{found.rows:,} {'row' if found.rows == 1 else 'rows'}{also}, by {by}."
 
 
 def _missing(view: FlowView) -> tuple[str, str]:
