@@ -126,7 +126,8 @@ def _waiting(bench: Bench, lane: str) -> list[Row]:
 
 
 def test_a_dimensions_versions_have_the_time_of_their_change(bench: Bench) -> None:
-    product = {"product_id": "P-1", "name": "Record", "unit_price": Decimal(9), "currency": "EUR", "is_active": True}
+    product = {"product_id": "P-1", "name": "Record", "category": "Pop", "unit_price": Decimal(9), "currency": "EUR"}
+    product["is_active"] = True
     first = product | {"updated_at": ago(80), "_source_time": ago(80)}
     second = product | {"name": "Record, old", "updated_at": ago(40), "_source_time": ago(40)}
     bench.put("bronze.snowflake_products", "snowflake_products", [first])
