@@ -47,7 +47,12 @@ class Ranking:
 
 
 def rank(rows: DataFrame, ranking: Ranking) -> DataFrame:
-    """Mark each row's place among those of its key in this batch; see `winners` and `losers`."""
+    """Mark each row's place among those of its key in this batch; see `winners` and `losers`.
+
+    Rows without a sequence are one a key as they come.
+    """
+    if not ranking.sequence:
+        return rows.withColumns({_PLACE: F.lit(1), _IS_SAME: F.lit(True)})
     by_key = Window.partitionBy(*ranking.key).orderBy(ranking.of().desc())
     first = F.first(ranking.of()).over(by_key)
     return rows.withColumn(_PLACE, F.row_number().over(by_key)).withColumn(_IS_SAME, ranking.of() == first)
