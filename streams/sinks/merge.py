@@ -10,6 +10,7 @@ from pyspark.sql import Window
 from pyspark.sql import functions as F
 
 from streams.sinks.commits import Commit, commit_of, metadata_of, new_writer
+from streams.sinks.pruning import KeySpan, is_among
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +74,18 @@ def loser_counts() -> dict[str, Column]:
     }
 
 
-def merge(rows: DataFrame, path: str, ranking: Ranking, batch: BatchIdentity, facts: dict[str, int]) -> Commit:
+# So many rows are sent to every task that reads the table: to sort a large table by its key costs more.
+_BROADCAST_UP_TO: Final = 200_000
+
+
+def merge(
+    rows: DataFrame,
+    path: str,
+    ranking: Ranking,
+    batch: BatchIdentity,
+    facts: dict[str, int],
+    span: KeySpan | None = None,
+) -> Commit:
     """Insert the keys that are new, update those for which the row is newer, leave the others.
 
     Args:
@@ -82,6 +94,7 @@ def merge(rows: DataFrame, path: str, ranking: Ranking, batch: BatchIdentity, fa
         ranking: the rule above. Without a sequence, a row replaces any that differs from it.
         batch: whose rows they are; the commit carries it as Delta's ``txn`` action.
         facts: row counts known before the merge, kept in the commit so that a repeated batch finds them.
+        span: of the rows' keys, where it is known.
     """
     spark = rows.sparkSession
     newer = (
@@ -90,6 +103,14 @@ def merge(rows: DataFrame, path: str, ranking: Ranking, batch: BatchIdentity, fa
         else ~ranking.of("new.").eqNullSafe(ranking.of("old."))
     )
     same_key = [F.col(f"new.{name}") == F.col(f"old.{name}") for name in ranking.key]
+    count = facts.get("rows_read", 0)
+    near = (
+        span.holds(F.col(f"old.{ranking.key[0]}")) if span else None,
+        is_among(rows, count, path, ranking.key, "old"),
+    )
+    same_key += [condition for condition in near if condition is not None]
+    if 0 < count <= _BROADCAST_UP_TO:
+        rows = F.broadcast(rows)
     merging = DeltaTable.forPath(spark, path).alias("old").merge(rows.alias("new"), _all(same_key))
     is_new = None
     if GONE in rows.columns:
