@@ -43,6 +43,9 @@ _TUNING = {
     "spark.sql.adaptive.enabled": "false",
     # Delta's own log is checkpointed every 10 commits otherwise; a stream commits every second.
     "spark.databricks.delta.properties.defaults.checkpointInterval": "50",
+    # A batch every few seconds leaves thousands of files a day; fifty small ones are made one with the commit that
+    # is one too many. Small still: what is written anew must not hold up a batch.
+    "spark.databricks.delta.autoCompact.maxFileSize": str(16 * 2**20),
     # A merge's source is computed once by us; Delta would copy it once more to be sure that it does not change.
     "spark.databricks.delta.merge.materializeSource": "none",
     # What a batch computed is let go of when the driver collects its garbage, which an idle driver seldom does.
