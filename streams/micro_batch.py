@@ -381,7 +381,7 @@ class Publish:
 
 
 def _counted(ranked: DataFrame, ranking: Ranking) -> tuple[RowCounts, SourceTimes | None, KeySpan]:
-    """Ranked rows with ``_source_time`` → how many there are, and how many lose; their times; the span of their keys."""
+    """Ranked rows with ``_source_time`` → how many there are and how many lose, their times, and their keys' span."""
     losers = loser_counts()
     found = ranked.agg(*_named(losers | SourceTimes.aggregates() | KeySpan.columns(ranking))).first()
     assert found is not None  # an aggregate of all rows is one row
