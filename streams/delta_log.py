@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlparse
 
 if TYPE_CHECKING:
     from py4j.java_gateway import JavaObject
@@ -17,6 +20,36 @@ def has_table(spark: SparkSession, path: str) -> bool:
 def table_version(spark: SparkSession, path: str) -> int:
     """The table's newest version; -1 where there is no table. Lists the log's tail, runs no job."""
     return int(_snapshot(spark, path).version())
+
+
+# By path: when the log's folder was changed, and the version that it had long after that.
+_settled: dict[str, tuple[int, int]] = {}
+_SETTLED_AFTER: Final = 10 * 10**9  # nanoseconds: more than a file system's clock is coarse, or another's is off
+
+
+def polled_version(spark: SparkSession, path: str) -> int:
+    """As `table_version`, for those that ask every second: a local folder in which nothing moves is not listed again.
+
+    Thirty flows ask of some seventy tables; to list each would keep a tenth of a core busy with nothing to do.
+    """
+    changed = _changed(path)
+    if changed is not None and _settled.get(path, (-1, -1))[0] == changed:
+        return _settled[path][1]
+    asked = time.time_ns()
+    version = table_version(spark, path)
+    if changed is not None and asked - changed > _SETTLED_AFTER:
+        _settled[path] = (changed, version)
+    return version
+
+
+def _changed(path: str) -> int | None:
+    place = urlparse(path)
+    if place.scheme not in ("", "file"):
+        return None
+    try:
+        return Path(place.path, "_delta_log").stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def table_identity(spark: SparkSession, path: str) -> list[object] | None:

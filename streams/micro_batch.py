@@ -25,6 +25,7 @@ from streams.quality.soda_scan import ScanResult, scan
 from streams.sinks.append import append
 from streams.sinks.commits import Commit, find_commit
 from streams.sinks.merge import GONE, Ranking, count_same, loser_counts, merge, rank, winners
+from streams.sinks.pruning import KeySpan
 from streams.sinks.warehouse import LoadRefusedError, load, prepare, refused, stage
 from streams.storage import Storage
 from streams.telemetry.audit import BatchAudit, CheckOutcome, RowCounts, audit_frame
@@ -158,6 +159,10 @@ class Ingest:
         return write_lane(batch, rows.withColumnRenamed("_key", "key"), self.lane)
 
 
+# Rows that one task writes, as one file; every file is one more to look at for each later batch.
+_ONE_FILE_UP_TO: Final = 20_000
+
+
 @dataclass(frozen=True)
 class Checks:
     """The check file of a table and what a failed check on a whole batch does.
@@ -198,17 +203,19 @@ class Upsert:
             return self._recover(already)
         with batch.phase("prepare"):
             ranked = batch.keep(rank(self.candidates(batch), self.ranking))
-            counts, times = _counted(ranked)
+            counts, times, span = _counted(ranked, self.ranking)
         if not counts.rows_read:
             return Outcome(counts)
         rows = winners(ranked)
+        if counts.rows_read <= _ONE_FILE_UP_TO:
+            rows = rows.coalesce(1)
         with batch.phase("check"):
             scanned = self._scan(batch, rows)
         rows, lane, error = self._part(batch, rows, scanned)
         batch.passes("lane_written")
         facts = vars(replace(counts, rows_error=error))
         with batch.phase("merge"):
-            commit = merge(rows, self.table, self.ranking, batch.identity, facts)
+            commit = merge(rows, self.table, self.ranking, batch.identity, facts, span)
             counts = self._account(rows, commit, facts)
         batch.passes("data_written")
         return Outcome(
@@ -341,7 +348,7 @@ class Publish:
         measured = F.when(F.col("_is_there"), F.col(SOURCE_TIME)).alias(SOURCE_TIME)
         with batch.phase("prepare"):
             ranked = batch.keep(rank(changes.select(*columns, measured, *_CHANGE_ORDER), ranking))
-            counts, times = _counted(ranked)
+            counts, times, _ = _counted(ranked, ranking)
         if not counts.rows_read:
             return Outcome(counts)
         rows = winners(ranked).select(*columns, (~F.col("_is_there")).alias(GONE))
@@ -373,12 +380,13 @@ class Publish:
             warehouse.sweep(place)
 
 
-def _counted(ranked: DataFrame) -> tuple[RowCounts, SourceTimes | None]:
-    """Ranked rows with ``_source_time`` → how many there are, and how many lose; and their times."""
+def _counted(ranked: DataFrame, ranking: Ranking) -> tuple[RowCounts, SourceTimes | None, KeySpan]:
+    """Ranked rows with ``_source_time`` → how many there are and how many lose, their times, and their keys' span."""
     losers = loser_counts()
-    found = ranked.agg(*_named(losers | SourceTimes.aggregates())).first()
+    found = ranked.agg(*_named(losers | SourceTimes.aggregates() | KeySpan.columns(ranking))).first()
     assert found is not None  # an aggregate of all rows is one row
-    return RowCounts(**{name: found[name] for name in losers}), SourceTimes.of(found)
+    counts = RowCounts(**{name: found[name] for name in losers})
+    return counts, SourceTimes.of(found), KeySpan(found["first_key"], found["last_key"])
 
 
 def _named(columns: dict[str, Column]) -> list[Column]:

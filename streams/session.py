@@ -36,16 +36,25 @@ _TUNING = {
     # The defaults (200 and 50) cost seconds in a batch of a few thousand rows.
     "spark.sql.shuffle.partitions": "2",
     "spark.databricks.delta.snapshotPartitions": "1",
+    # Each batch runs the same code, and Spark keeps a hundred pieces of it compiled: gold alone has more. What is
+    # compiled anew each time is slow as well, for Java too compiles only what has run for a while.
+    "spark.sql.codegen.cache.maxEntries": "3000",
     # A micro-batch is small: several jobs a query, which adaptive planning makes of it, cost more than they save.
     "spark.sql.adaptive.enabled": "false",
     # Delta's own log is checkpointed every 10 commits otherwise; a stream commits every second.
     "spark.databricks.delta.properties.defaults.checkpointInterval": "50",
+    # A batch every few seconds leaves thousands of files a day; fifty small ones are made one with the commit that
+    # is one too many. Small still: what is written anew must not hold up a batch.
+    "spark.databricks.delta.autoCompact.maxFileSize": str(16 * 2**20),
     # A merge's source is computed once by us; Delta would copy it once more to be sure that it does not change.
     "spark.databricks.delta.merge.materializeSource": "none",
     # What a batch computed is let go of when the driver collects its garbage, which an idle driver seldom does.
     "spark.cleaner.periodicGC.interval": "5min",
     "spark.sql.streaming.minBatchesToRetain": "20",
     "spark.sql.streaming.metricsEnabled": "false",
+    # Each query's plan is written out for a page that is not served; the long form costs more than many a query.
+    "spark.sql.ui.explainMode": "simple",
+    "spark.sql.maxPlanStringLength": "4096",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
     # `spark.ui.enabled=false` leaves the store of finished jobs; keep it small in a process that runs for months.

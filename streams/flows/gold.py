@@ -7,6 +7,7 @@ that it depends on, from a silver that already holds it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pyspark.sql import functions as F
@@ -21,10 +22,11 @@ from streams.quality.error_lane import LANE
 from streams.sinks.history import History
 from streams.sinks.merge import Ranking
 from streams.sources.delta import DeltaChanges, LaneReplays
+from streams.sources.held import held
 from streams.telemetry.freshness import SOURCE_TIME
 from streams.transforms.dim_customer import CUSTOMER_OVERWRITTEN, CUSTOMER_TRACKED, DIM_CUSTOMER
 from streams.transforms.dim_product import DIM_PRODUCT, PRODUCT_OVERWRITTEN, PRODUCT_TRACKED
-from streams.transforms.fact_orders import FACT_ORDERS, merged_orders, touched_by_rates
+from streams.transforms.fact_orders import FACT_ORDERS, merged_orders, touched_by_rates, versions_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -220,17 +222,20 @@ def _orders_made_anew(batch: MicroBatch, tables: _Orders, currency: str) -> Data
     names = [name for name in batch.rows.columns if name not in ("weight", SOURCE_TIME)]
     weight = F.sum(F.coalesce("weight", F.lit(1))).alias("net")
     changes = batch.keep(batch.rows.groupBy(names).agg(weight, _newest()).where("net <> 0"))
-    counted = changes.agg(*(F.count(name).alias(name) for name in names), *_newest_of(_TOUCHING)).first()
+    span = (F.min("order_id").alias("first_order"), F.max("order_id").alias("last_order"))
+    counted = changes.agg(*(F.count(name).alias(name) for name in names), *_newest_of(_TOUCHING), *span).first()
     assert counted is not None  # an aggregate of all rows is one row
     if not any(counted[name] for name in names):
         return batch.spark.createDataFrame([], _BY_FLOW["gold.fact_orders"].kept)
     read = batch.spark.read.format("delta")
-    all_rates = read.load(tables.rates)
+    rates = held(batch.spark, tables.rates, "rates", lambda table: table)
+    all_rates = read.load(tables.rates) if rates is None else rates
     touched = _few(changes.where(F.col("order_id").isNotNull()).select("order_id", SOURCE_TIME), counted["order_id"])
     # Most batches change nothing but orders, and then those in gold need not be looked at.
     also = []
     if counted["rate_date"]:
-        all_rates = batch.keep(all_rates)
+        if rates is None:
+            all_rates = batch.keep(all_rates)
         days = changes.where(F.col("rate_date").isNotNull()).select("quote_currency", "rate_date")
         restated = touched_by_rates(days, all_rates, read.load(tables.facts), currency)
         also.append(_all_timed(restated, counted, "rate_date"))
@@ -243,15 +248,21 @@ def _orders_made_anew(batch: MicroBatch, tables: _Orders, currency: str) -> Data
         touched = touched.unionByName(more)
     if also:
         touched = batch.keep(touched.groupBy("order_id").agg(_newest()))
-    orders = batch.keep(
-        merged_orders(
-            _timed(read.load(tables.events), touched, "order_id"),
-            _timed(read.load(tables.warehouse), touched, "order_id"),
-        )
+    # Orders of one time have numbers near each other: Delta then skips the files that hold none of them.
+    is_near = F.lit(True) if also else F.col("order_id").between(counted["first_order"], counted["last_order"])
+    orders = merged_orders(
+        _timed(read.load(tables.events).where(is_near), touched, "order_id"),
+        _timed(read.load(tables.warehouse).where(is_near), touched, "order_id"),
     )
+    dimensions = ((tables.customers, "customer"), (tables.products, "product"))
+    small = [held(batch.spark, path, name, partial(versions_of, name=name)) for path, name in dimensions]
+    if None in small:
+        orders = batch.keep(orders)
     customers, products = (
-        read.load(path).join(orders.select(name).distinct(), name, "left_semi")
-        for path, name in ((tables.customers, "customer_id"), (tables.products, "product_id"))
+        versions_of(read.load(path).join(orders.select(f"{name}_id").distinct(), f"{name}_id", "left_semi"), name)
+        if copy is None
+        else copy
+        for copy, (path, name) in zip(small, dimensions, strict=True)
     )
     return transforms.fact_orders(orders, all_rates, customers, products, currency)
 

@@ -7,6 +7,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from streams.delta_log import table_version
 from streams.errors import FatalError, RetriableError
 from streams.storage import Storage
 
@@ -36,7 +37,8 @@ class Commit:
 def find_commit(spark: SparkSession, path: str, batch: BatchIdentity) -> Commit | None:
     """The newest commit that carries this batch's identity, or None."""
     storage = Storage(spark)
-    newest = max((int(name[:20]) for name in storage.names(f"{path}/_delta_log") if _is_commit(name)), default=-1)
+    # Delta knows it: the log's folder has two files a commit, and to list them takes longer with each.
+    newest = table_version(spark, path)
     for version in range(newest, max(-1, newest - _LOOK_BACK), -1):
         commit = _read(storage, path, version)
         if commit is None:
@@ -72,10 +74,6 @@ def new_writer() -> str:
 def metadata_of(batch: BatchIdentity, writer: str, **facts: object) -> str:
     """What a batch writes into its commit (Delta's ``userMetadata``)."""
     return json.dumps(batch.as_dict() | {"writer": writer} | facts)
-
-
-def _is_commit(name: str) -> bool:
-    return len(name) == 25 and name.endswith(".json") and name[:20].isdigit()
 
 
 def _read(storage: Storage, path: str, version: int) -> Commit | None:

@@ -10,6 +10,7 @@ from pyspark.sql import Window
 from pyspark.sql import functions as F
 
 from streams.sinks.commits import Commit, commit_of, metadata_of, new_writer
+from streams.sinks.pruning import KeySpan, is_among
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +48,12 @@ class Ranking:
 
 
 def rank(rows: DataFrame, ranking: Ranking) -> DataFrame:
-    """Mark each row's place among those of its key in this batch; see `winners` and `losers`."""
+    """Mark each row's place among those of its key in this batch; see `winners` and `losers`.
+
+    Rows without a sequence are one a key as they come.
+    """
+    if not ranking.sequence:
+        return rows.withColumns({_PLACE: F.lit(1), _IS_SAME: F.lit(True)})
     by_key = Window.partitionBy(*ranking.key).orderBy(ranking.of().desc())
     first = F.first(ranking.of()).over(by_key)
     return rows.withColumn(_PLACE, F.row_number().over(by_key)).withColumn(_IS_SAME, ranking.of() == first)
@@ -68,7 +74,18 @@ def loser_counts() -> dict[str, Column]:
     }
 
 
-def merge(rows: DataFrame, path: str, ranking: Ranking, batch: BatchIdentity, facts: dict[str, int]) -> Commit:
+# So many rows are sent to every task that reads the table: to sort a large table by its key costs more.
+_BROADCAST_UP_TO: Final = 200_000
+
+
+def merge(
+    rows: DataFrame,
+    path: str,
+    ranking: Ranking,
+    batch: BatchIdentity,
+    facts: dict[str, int],
+    span: KeySpan | None = None,
+) -> Commit:
     """Insert the keys that are new, update those for which the row is newer, leave the others.
 
     Args:
@@ -77,6 +94,7 @@ def merge(rows: DataFrame, path: str, ranking: Ranking, batch: BatchIdentity, fa
         ranking: the rule above. Without a sequence, a row replaces any that differs from it.
         batch: whose rows they are; the commit carries it as Delta's ``txn`` action.
         facts: row counts known before the merge, kept in the commit so that a repeated batch finds them.
+        span: of the rows' keys, where it is known.
     """
     spark = rows.sparkSession
     newer = (
@@ -85,6 +103,14 @@ def merge(rows: DataFrame, path: str, ranking: Ranking, batch: BatchIdentity, fa
         else ~ranking.of("new.").eqNullSafe(ranking.of("old."))
     )
     same_key = [F.col(f"new.{name}") == F.col(f"old.{name}") for name in ranking.key]
+    count = facts.get("rows_read", 0)
+    near = (
+        span.holds(F.col(f"old.{ranking.key[0]}")) if span else None,
+        is_among(rows, count, path, ranking.key, "old"),
+    )
+    same_key += [condition for condition in near if condition is not None]
+    if 0 < count <= _BROADCAST_UP_TO:
+        rows = F.broadcast(rows)
     merging = DeltaTable.forPath(spark, path).alias("old").merge(rows.alias("new"), _all(same_key))
     is_new = None
     if GONE in rows.columns:

@@ -28,14 +28,20 @@ _PROPERTIES: Final = {
 }
 
 
-def ensure_table(spark: SparkSession, path: str, schema: StructType, properties: dict[str, str] | None = None) -> None:
+def ensure_table(spark: SparkSession, path: str, schema: StructType, *, compacts: bool = False) -> None:
     """Create the table, or bring it up to its declaration: new columns are added, wider types widened.
+
+    Args:
+        spark: the session.
+        path: the table.
+        schema: its declaration.
+        compacts: whether the commit that leaves fifty small files behind makes one of them.
 
     Raises:
         FatalError: ``SCHEMA_NARROWED``: a declared type can't hold what the column holds.
     """
     if not has_table(spark, path):
-        _create(spark, path, schema, _PROPERTIES | (properties or {}))
+        _create(spark, path, schema, _PROPERTIES | {"delta.autoOptimize.autoCompact": str(compacts).lower()})
         failpoint(_name(path), "table_made")
         return
     current = spark.read.format("delta").load(path).schema

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pyspark.sql import functions as F
 
-from streams.delta_log import table_version
+from streams.delta_log import polled_version
 from streams.storage import Storage
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class DeltaSource:
 
     def position(self, spark: SparkSession) -> Any:
         """The table's version."""
-        return table_version(spark, self.path)
+        return polled_version(spark, self.path)
 
     def is_idle(self, checkpoint: Checkpoint, place: int, was: Any, position: Any) -> bool:
         """Whether the table has not moved."""
@@ -88,7 +88,7 @@ class LaneReplays(DeltaSource):
 
     def position(self, spark: SparkSession) -> Any:
         """The newest version that settled rows. Those that only add rows are no reason to run."""
-        newest, storage = table_version(spark, self.path), Storage(spark)
+        newest, storage = polled_version(spark, self.path), Storage(spark)
         known, settled = _settled.get(self.path, (-1, -1))
         for version in range(newest, known, -1):
             if '"operation":"UPDATE"' in (storage.read(f"{self.path}/_delta_log/{version:020d}.json") or ""):

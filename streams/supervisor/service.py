@@ -91,7 +91,8 @@ class Service:
             # Each table has a lock of its own: a day from an empty lake makes some forty of them.
             with lock:
                 if path not in self._made:
-                    ensure_table(self.spark, path, schema)
+                    # People settle a lane's rows while flows add some: its files are not moved under their hands.
+                    ensure_table(self.spark, path, schema, compacts=path not in self.lake.lanes)
                     self._made.add(path)
 
 

@@ -112,8 +112,8 @@ def fact_orders(
     Args:
         orders: see `merged_orders`.
         rates: silver.fx_rates.
-        customers: gold.dim_customer, at least the versions of the orders' customers.
-        products: gold.dim_product, at least those of their products.
+        customers: `versions_of` gold.dim_customer, at least of the orders' customers.
+        products: `versions_of` gold.dim_product, at least of their products.
         reporting_currency: what amounts are converted to.
     """
     converted = _with_rate(orders, rates, F.col("currency"), "rate", "rate_date")
@@ -220,13 +220,17 @@ def _with_rate(orders: DataFrame, rates: DataFrame, currency: Column, rate: str,
     ).drop("_currency", "_day", "_is_order", "_quote", "_found")
 
 
-def _with_version(orders: DataFrame, dimension: DataFrame, name: str) -> DataFrame:
-    """Add the key of the last version that was valid at any moment of an order's day; null where there is none.
+def versions_of(dimension: DataFrame, name: str) -> DataFrame:
+    """A dimension → the id of each thing and ``_versions``: array<struct<valid_from, valid_to, key>>.
 
-    The versions of one thing are few, so they travel as an array: the join does not multiply the orders.
+    The versions of one thing are few, so they travel as an array: a join does not multiply the orders.
     """
     version = F.struct("valid_from", "valid_to", F.col(f"{name}_key").alias("key"))
-    versions = dimension.groupBy(f"{name}_id").agg(F.collect_list(version).alias("_versions"))
+    return dimension.groupBy(f"{name}_id").agg(F.collect_list(version).alias("_versions"))
+
+
+def _with_version(orders: DataFrame, versions: DataFrame, name: str) -> DataFrame:
+    """Add the key of the last version that was valid at any moment of an order's day; null where there is none."""
     day = F.col("order_date").cast("timestamp")
     next_day = F.date_add("order_date", 1).cast("timestamp")
     of_day = F.filter(

@@ -16,6 +16,7 @@ from streams.flows.bronze import bronze_schema
 from streams.quality.contract import load_contracts
 from streams.settings import PROJECT
 from streams.sinks.merge import Ranking, merge
+from streams.sinks.pruning import KeySpan
 from streams.sinks.table import ensure_table
 from streams.supervisor.run import drain
 from streams.supervisor.service import started
@@ -198,8 +199,12 @@ def _changed(spark: SparkSession, size: int, changed: int, turn: int, *, is_rand
 
 def _merge(rows: DataFrame, path: str, turn: int) -> None:
     ranking = Ranking(("key",), ("sequence",), _GROWTH_COLUMNS)
+    found = {"rows_read": F.count(F.lit(1))} | KeySpan.columns(ranking)
+    counted = rows.agg(*(column.alias(name) for name, column in found.items())).first()
+    assert counted is not None  # an aggregate of all rows is one row
+    span = KeySpan(counted["first_key"], counted["last_key"])
     batch = BatchIdentity("bench", f"{uuid.uuid4()}", turn)
-    merge(rows, path, ranking, batch, {"rows_read": rows.count()})
+    merge(rows, path, ranking, batch, {"rows_read": counted["rows_read"]}, span)
 
 
 def _events(spark: SparkSession, numbers: DataFrame, sequence: int) -> DataFrame:

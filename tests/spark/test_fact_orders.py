@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from streams.transforms.fact_orders import convert, fact_orders, merged_orders
+from streams.transforms.fact_orders import convert, fact_orders, merged_orders, versions_of
 
 if TYPE_CHECKING:
     from pyspark.sql import Row, SparkSession
@@ -96,7 +96,7 @@ def facts(
     rows = [(dt.date.fromisoformat(day), "EUR", currency, Decimal(rate), False) for day, currency, rate in quotes]
     orders = merged_orders(spark.createDataFrame(events, EVENTS), spark.createDataFrame(list(warehouse), ORDERS))
     dimensions = (
-        spark.createDataFrame(list(versions), f"{name}_id string, {name}_key string, {VALIDITY}")
+        versions_of(spark.createDataFrame(list(versions), f"{name}_id string, {name}_key string, {VALIDITY}"), name)
         for name, versions in (("customer", customers), ("product", products))
     )
     made = fact_orders(orders, spark.createDataFrame(rows, RATES), *dimensions, to)
