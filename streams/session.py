@@ -39,13 +39,13 @@ _TUNING = {
     # Each batch runs the same code, and Spark keeps a hundred pieces of it compiled: gold alone has more. What is
     # compiled anew each time is slow as well, for Java too compiles only what has run for a while.
     "spark.sql.codegen.cache.maxEntries": "3000",
+    # PySpark notes for each column that is built which line built it: four calls of the JVM for each one of ours, a
+    # third of a small run. Our errors name flow, table and column themselves.
+    "spark.python.sql.dataFrameDebugging.enabled": "false",
     # A micro-batch is small: several jobs a query, which adaptive planning makes of it, cost more than they save.
     "spark.sql.adaptive.enabled": "false",
     # Delta's own log is checkpointed every 10 commits otherwise; a stream commits every second.
     "spark.databricks.delta.properties.defaults.checkpointInterval": "50",
-    # A batch every few seconds leaves thousands of files a day; fifty small ones are made one with the commit that
-    # is one too many. Small still: what is written anew must not hold up a batch.
-    "spark.databricks.delta.autoCompact.maxFileSize": str(16 * 2**20),
     # A merge's source is computed once by us; Delta would copy it once more to be sure that it does not change.
     "spark.databricks.delta.merge.materializeSource": "none",
     # What a batch computed is let go of when the driver collects its garbage, which an idle driver seldom does.

@@ -28,20 +28,14 @@ _PROPERTIES: Final = {
 }
 
 
-def ensure_table(spark: SparkSession, path: str, schema: StructType, *, compacts: bool = False) -> None:
+def ensure_table(spark: SparkSession, path: str, schema: StructType) -> None:
     """Create the table, or bring it up to its declaration: new columns are added, wider types widened.
-
-    Args:
-        spark: the session.
-        path: the table.
-        schema: its declaration.
-        compacts: whether the commit that leaves fifty small files behind makes one of them.
 
     Raises:
         FatalError: ``SCHEMA_NARROWED``: a declared type can't hold what the column holds.
     """
     if not has_table(spark, path):
-        _create(spark, path, schema, _PROPERTIES | {"delta.autoOptimize.autoCompact": str(compacts).lower()})
+        _create(spark, path, schema)
         failpoint(_name(path), "table_made")
         return
     current = spark.read.format("delta").load(path).schema
@@ -60,14 +54,14 @@ def _name(path: str) -> str:
     return ".".join(path.split("/")[-2:])
 
 
-def _create(spark: SparkSession, path: str, schema: StructType, properties: dict[str, str]) -> None:
+def _create(spark: SparkSession, path: str, schema: StructType) -> None:
     if Storage(spark).exists(f"{path}/_delta_log"):
         # A creation was killed. Delta's builder takes what it left for a table; a write of no rows does not.
         writer = spark.createDataFrame([], schema).write.format("delta").mode("append")
-        writer.options(**properties).save(path)
+        writer.options(**_PROPERTIES).save(path)
         return
     builder = DeltaTable.createIfNotExists(spark).location(path).addColumns(schema)
-    for name, value in properties.items():
+    for name, value in _PROPERTIES.items():
         builder = builder.property(name, value)
     builder.execute()
 

@@ -90,6 +90,18 @@ def maintain(
     return done
 
 
+_SMALL: Final = 16 * 2**20  # bytes
+
+
+def compact(service: Service, table: str) -> None:
+    """Make the small files that batches have left one. Larger ones stay: it must not hold up the next batch."""
+    spark, path = service.spark.newSession(), service.lake.table(table)
+    spark.conf.set("spark.databricks.delta.optimize.minFileSize", str(_SMALL))
+    if has_table(spark, path):
+        DeltaTable.forPath(spark, path).optimize().executeCompaction()
+        failpoint(table, "files_compacted")
+
+
 _WITH_TOMBSTONES: Final = frozenset(table.flow for table in SILVER_TABLES)
 
 

@@ -91,8 +91,7 @@ class Service:
             # Each table has a lock of its own: a day from an empty lake makes some forty of them.
             with lock:
                 if path not in self._made:
-                    # People settle a lane's rows while flows add some: its files are not moved under their hands.
-                    ensure_table(self.spark, path, schema, compacts=path not in self.lake.lanes)
+                    ensure_table(self.spark, path, schema)
                     self._made.add(path)
 
 

@@ -233,6 +233,9 @@ class Supervisor:
         service = self._service
         if tended.state is State.STARTING:
             service.prepare(tended.flow)
+        if self._upkeep.is_due(tended.flow.name):
+            with self._turns.turn(service.settings.scheduling.turn_seconds):
+                self._upkeep.look_after(tended.flow.name)
         position = tended.flow.position(service.spark)
         if position != tended.seen or tended.order.asks > tended.answered:
             self._become(tended, State.QUEUED)
@@ -243,6 +246,8 @@ class Supervisor:
                 # Asked again: what has come since is done in this turn.
                 asks, position = tended.order.asks, tended.flow.position(service.spark)
                 run = self._drain(tended, is_over)
+            for table in (tended.flow.name, "audit.batches"):
+                self._upkeep.wrote(table, run.batches)
             if run.is_through:
                 tended.answered = max(tended.answered, asks)
             tended.seen, tended.failures, tended.error = position if run.is_through else None, 0, None
@@ -250,9 +255,6 @@ class Supervisor:
             self._notify()
             if not run.is_through:
                 return
-        elif self._upkeep.is_due(tended.flow.name):
-            with self._turns.turn(service.settings.scheduling.turn_seconds):
-                self._upkeep.look_after(tended.flow.name)
         elif tended.state is not State.WAITING:
             self._become(tended, State.WAITING)
         self._pause(service.settings.flow(tended.flow.name).poll_seconds)

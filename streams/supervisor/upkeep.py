@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 import zlib
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from streams.errors import StreamsError
-from streams.supervisor.maintenance import LAYERS, maintain
+from streams.supervisor.maintenance import LAYERS, compact, maintain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 _DONE: Final = "_control/maintained.json"
+# A batch leaves a file or two, and each is one more to open for whoever reads the table.
+_MOST_BATCHES: Final = 100
 
 
 class Upkeep:
@@ -36,26 +39,42 @@ class Upkeep:
         self._every = service.settings.maintenance.every_hours * 3600
         file = files.read(_DONE)
         self._done: dict[str, float] = json.loads(file.text) if file else {}
+        self._batches: Counter[str] = Counter()  # since its small files were made one
+
+    def wrote(self, table: str, batches: int) -> None:
+        """So many batches were written to a table."""
+        self._batches[table] += batches
 
     def is_due(self, table: str) -> bool:
-        """Whether its time has come. A table that was never looked after waits for up to the whole time, each for
+        """Whether it has many small files, or its time has come.
 
-        another part of it: all at once would hold up the flows.
+        A table that was never looked after waits for up to the whole time, each for another part of it: all at once
+        would hold up the flows.
         """
         if table.partition(".")[0] not in (*LAYERS, "error_lane", "audit"):
             return False
+        return self._batches[table] >= _MOST_BATCHES or self._is_its_time(table)
+
+    def _is_its_time(self, table: str) -> bool:
         share = zlib.crc32(table.encode()) % 1000 / 1000
         done = self._done.setdefault(table, self._clock() - share * self._every)
         return self._clock() - done >= self._every
 
     def look_after(self, table: str) -> None:
         """Do it. What goes wrong is told and tried again when its time comes again: no flow fails by it."""
-        began = time.monotonic()
+        began, is_its_time = time.monotonic(), self._is_its_time(table)
+        self._batches[table] = 0
         try:
-            for done in maintain(self._service, [table]):
+            if not is_its_time:
+                compact(self._service, table)
+            for done in maintain(self._service, [table]) if is_its_time else ():
                 log.info("table maintained", **vars(done), seconds=round(time.monotonic() - began, 1))
         except Exception as error:
             log.warning("table could not be maintained", table=table, error=str(error))
+        if is_its_time:
+            self._keep(table)
+
+    def _keep(self, table: str) -> None:
         self._done[table] = self._clock()
         try:
             file = self._files.read(_DONE)

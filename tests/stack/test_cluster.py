@@ -20,7 +20,6 @@ from streams.local.replay import ReplayPlan, plan_replay
 from streams.local.shop import Shop, make_shop
 from streams.local.shop_sources import ShopSources
 from streams.quality.contract import load_contracts
-from streams.session import LOGGING
 from streams.settings import PROJECT, load_settings
 from streams.supervisor.service import Service
 from tests.conftest import QUICK_START
@@ -124,7 +123,6 @@ def driver(
                 "spark.driver.bindAddress": "127.0.0.1",
                 "spark.executor.memory": "1g",
                 "spark.executor.extraJavaOptions": QUICK_START,
-                "spark.driver.extraJavaOptions": f"{LOGGING} {QUICK_START}",
             },
         },
         "logging": {"level": "error"},

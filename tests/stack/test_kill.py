@@ -17,11 +17,9 @@ from streams.jobs import run_job
 from streams.lake import Lake
 from streams.local.producer import send_messages, write_file
 from streams.local.replay import plan_replay
-from streams.session import LOGGING
 from streams.settings import load_settings
 from streams.supervisor.service import Service
 from streams.telemetry.audit import read_audit
-from tests.conftest import QUICK_START
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -60,7 +58,7 @@ def configure(folder: Path, broker: Broker, topic: str, landing: Path) -> Path:
         "contracts_root": str(contracts),
         "kafka": {"bootstrap_servers": broker.bootstrap_servers, "topics": {"order_events": topic}},
         "files": {"fx_rates": str(landing)},
-        "spark": {"driver_memory": "2g", "conf": {"spark.driver.extraJavaOptions": f"{LOGGING} {QUICK_START}"}},
+        "spark": {"driver_memory": "2g"},
         "logging": {"level": "error"},
     }
     file = folder / "settings.yaml"

@@ -24,13 +24,11 @@ from streams.flows.publish import warehouse_of
 from streams.local.read_back import gold_rows, warehouse_rows
 from streams.local.shop_sources import STAGING, ShopSources
 from streams.quality.contract import load_contracts
-from streams.session import LOGGING
 from streams.settings import PROJECT
 from streams.sinks.table import ensure_table
 from streams.sinks.warehouse import GONE, LEDGER, Loaded, Target, load, prepare, stage
 from streams.supervisor.service import Service
 from streams.telemetry.freshness import SOURCE_TIME
-from tests.conftest import QUICK_START
 from tests.spark.flow_bench import settings_for
 
 if TYPE_CHECKING:
@@ -64,7 +62,7 @@ def test_a_flow_killed_at_every_boundary(spark: SparkSession, sources: ShopSourc
     settings = settings_for(
         tmp_path,
         targets=sources.targets(),
-        spark={"driver_memory": "1g", "conf": {"spark.driver.extraJavaOptions": f"{LOGGING} {QUICK_START}"}},
+        spark={"driver_memory": "1g"},
     )
     service = Service(spark, settings, run_id="test")
     for number, (system, point) in enumerate(KILLS):

@@ -17,11 +17,9 @@ from streams.flows.bronze import PULLED_TABLES
 from streams.local.shop import Shop, make_shop
 from streams.local.shop_sources import STAGING, ShopSources
 from streams.quality.contract import load_contracts
-from streams.session import LOGGING
 from streams.settings import PROJECT, load_settings
 from streams.source_check import check_source
 from streams.supervisor.service import Service
-from tests.conftest import QUICK_START
 from tests.spark.flow_bench import settings_for
 
 if TYPE_CHECKING:
@@ -65,7 +63,7 @@ def settings_at(folder: Path, sources: ShopSources, system: str = "", **changes:
 def test_a_pull_killed_at_every_boundary(spark: SparkSession, shop: Shop, sources: ShopSources, tmp_path: Path) -> None:
     settings = settings_at(tmp_path, sources)
     said = yaml.safe_load((tmp_path / "settings.yaml").read_text())
-    said["spark"] = {"driver_memory": "2g", "conf": {"spark.driver.extraJavaOptions": f"{LOGGING} {QUICK_START}"}}
+    said["spark"] = {"driver_memory": "2g"}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(said))
     lake = Service(spark, settings, run_id="test").lake
     flow = "bronze.redshift_behavior"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from tests.conftest import QUICK_START
 from tests.verify.campaign import KINDS, Options, clear, run
 from tests.verify.tally import Tally
 from tests.verify.workload import SOURCES
@@ -29,6 +31,11 @@ def main() -> int:
     parser.add_argument("--kinds", default=",".join(KINDS), help=f"separated by commas: {', '.join(KINDS)}")
     parser.add_argument("--faults", type=int, default=320, help="about how many")
     parser.add_argument("--inputs", type=int, default=100_000, help="mutated inputs")
+    parser.add_argument(
+        "--sources",
+        default=",".join(SOURCES),
+        help=f"bronze flows that are fed, separated by commas: {', '.join(SOURCES)}",
+    )
     parser.add_argument("--stall", type=float, default=20.0, help="seconds for which what stands still does so")
     parser.add_argument("--check-every", type=int, default=29, help="faults between two comparisons of all tables")
     parser.add_argument(
@@ -39,9 +46,12 @@ def main() -> int:
     kinds = tuple(kind.strip() for kind in given.kinds.split(",") if kind.strip())
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         parser.error(f"there is no kind {unknown[0]!r}; there are {', '.join(KINDS)}")
+    if unknown := [flow for flow in given.sources.split(",") if flow not in SOURCES]:
+        parser.error(f"there is no source {unknown[0]!r}; there are {', '.join(SOURCES)}")
     sources = tuple(flow for flow in SOURCES if flow in given.sources.split(","))
     out, err = Console(), Console(stderr=True)
     warnings.simplefilter("ignore")
+    os.environ["SPARK_SUBMIT_OPTS"] = QUICK_START
     folder = Path(tempfile.mkdtemp(prefix="streams-verify-"))
     tally = Tally(lambda line: err.print(line, highlight=False, soft_wrap=True, markup=False))
     options = Options(given.seed, kinds, given.faults, given.inputs, given.stall, given.check_every, sources)

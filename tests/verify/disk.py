@@ -36,12 +36,16 @@ class Disk:
     def full(self) -> Iterator[None]:
         """Not a byte is left."""
         ballast = self.folder / ".ballast"
-        with ballast.open("wb") as opened, suppress(OSError):
-            os.posix_fallocate(opened.fileno(), 0, shutil.disk_usage(self.folder).free)
-        with ballast.open("ab") as opened, suppress(OSError):
-            while True:
-                opened.write(b"0" * 4096)
-                opened.flush()
+        # Not `open`: what a buffer still holds would fail once more when it is closed.
+        opened = os.open(ballast, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        try:
+            with suppress(OSError):
+                os.posix_fallocate(opened, 0, shutil.disk_usage(self.folder).free)
+            with suppress(OSError):
+                while True:
+                    os.write(opened, bytes(4096))
+        finally:
+            os.close(opened)
         try:
             yield
         finally:

@@ -12,9 +12,7 @@ from urllib.parse import urlsplit
 
 from streams.local.shop_sources import ShopSources
 from streams.quality.contract import load_contracts
-from streams.session import LOGGING
 from streams.settings import PROJECT
-from tests.conftest import QUICK_START
 from tests.spark.flow_bench import settings_for
 from tests.verify.proxy import HttpProxy, SqlProxy
 
@@ -114,17 +112,11 @@ class Stack:
                 system: said | {"pull": _PULL} for system, said in self._by_lines(self.sources.settings()).items()
             },
             "targets": self._by_lines(self.sources.targets()),
-            "spark": {"driver_memory": "1g", "conf": self._spark_conf()},
+            "spark": {"driver_memory": "1g", "conf": {"spark.sql.warehouse.dir": str(self.folder / "warehouse")}},
             "logging": {"level": "info", "format": "json"},
         }
         own = {} if folder else self._changes
         return settings_for(folder or self.folder, **known | own | changes)
-
-    def _spark_conf(self) -> dict[str, str]:
-        return {
-            "spark.driver.extraJavaOptions": f"{LOGGING} {QUICK_START}",
-            "spark.sql.warehouse.dir": str(self.folder / "warehouse"),
-        }
 
     def _by_lines(self, said: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         lines = self.lines
