@@ -207,6 +207,7 @@ class SqlProxy(_Line):
         self._listening = socket.create_server((self.host, 0))
         self.port = int(self._listening.getsockname()[1])
         self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._lines: list[_SqlLine] = []
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -215,32 +216,54 @@ class SqlProxy(_Line):
     def __exit__(self, *_: object) -> None:
         with suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
         self._listening.close()
+        for line in self._lines:
+            line.end()
 
     def _accept(self) -> None:
         while True:
             try:
                 near, _ = self._listening.accept()
-                far = socket.create_connection(self._far)
             except OSError:
                 return
+            try:
+                far = socket.create_connection(self._far)
+            except OSError:
+                near.close()
+                continue
             for one in (near, far):
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _SqlLine(self, near, far).start()
+            line = _SqlLine(self, near, far)
+            self._lines = [one for one in self._lines if one.thread.is_alive()] + [line]
+            line.thread.start()
 
 
 class _SqlLine:
     def __init__(self, proxy: SqlProxy, near: socket.socket, far: socket.socket) -> None:
         self.proxy, self.near, self.far = proxy, near, far
         self.fault: Fault | None = None
+        self.thread = threading.Thread(target=self._both_ways, daemon=True)
 
-    def start(self) -> None:
-        for work in (self._asking, self._answering):
-            threading.Thread(target=self._guarded, args=(work,), daemon=True).start()
+    def end(self) -> None:
+        """Cut it, and return when nothing of it is left."""
+        self._cut()
+        self.thread.join()
+
+    def _both_ways(self) -> None:
+        answering = threading.Thread(target=self._guarded, args=(self._answering,), daemon=True)
+        answering.start()
+        self._guarded(self._asking)
+        answering.join()
+        self.near.close()
+        self.far.close()
 
     def _guarded(self, work: Callable[[], None]) -> None:
         with suppress(OSError):
             work()
+        self._cut()
+
+    def _cut(self) -> None:
         for one in (self.near, self.far):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
