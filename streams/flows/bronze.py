@@ -114,7 +114,7 @@ def pulled(settings: Settings, lake: Lake, contract: Contract, pulled_table: Pul
             compare=Reconciliation(path, lake.checkpoint(name), contract, source.pull.max_delete_share).compare,
             is_repeatable=False,
         ),
-        tables=(Table(path, bronze_schema(contract)), Table(lane, LANE)),
+        tables=(Table(path, bronze_schema(contract), contract.evolution), Table(lane, LANE)),
     )
 
 
@@ -208,7 +208,7 @@ def _ingest(
             Input(LaneReplays(lane, name), lambda rows: judge(_as_envelopes(rows))),
         ),
         processor=Ingest(lake.table(name), lane),
-        tables=(Table(lake.table(name), bronze_schema(contract)), Table(lane, LANE)),
+        tables=(Table(lake.table(name), bronze_schema(contract), contract.evolution), Table(lane, LANE)),
     )
 
 

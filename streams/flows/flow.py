@@ -7,7 +7,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
@@ -28,10 +28,18 @@ class Input:
 
 @dataclass(frozen=True)
 class Table:
-    """A Delta table that a flow needs before it starts."""
+    """A Delta table that a flow needs before it starts.
+
+    Args:
+        path: where it lies.
+        schema: what it is declared to be.
+        evolution: what a change of the declaration does, as a contract's ``x-evolution`` says it; None: what loses
+            nothing is allowed.
+    """
 
     path: str
     schema: StructType
+    evolution: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)

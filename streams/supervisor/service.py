@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from streams.checkpoint import Checkpoint
 from streams.errors import FatalError
+from streams.flows.flow import Table
 from streams.lake import Lake
 from streams.session import build_session, jvm_pid, require_alive
 from streams.sinks.table import ensure_table
@@ -85,14 +86,14 @@ class Service:
 
     def prepare(self, flow: Flow) -> None:
         """Make the tables that the flow needs, or bring them up to their declarations; once a process."""
-        for path, schema in (*((table.path, table.schema) for table in flow.tables), (self.lake.audit, AUDIT)):
+        for table in (*flow.tables, Table(self.lake.audit, AUDIT)):
             with self._making:
-                lock = self._locks.setdefault(path, threading.Lock())
+                lock = self._locks.setdefault(table.path, threading.Lock())
             # Each table has a lock of its own: a day from an empty lake makes some forty of them.
             with lock:
-                if path not in self._made:
-                    ensure_table(self.spark, path, schema)
-                    self._made.add(path)
+                if table.path not in self._made:
+                    ensure_table(self.spark, table.path, table.schema, table.evolution)
+                    self._made.add(table.path)
 
 
 @contextmanager

@@ -101,6 +101,36 @@ def test_what_would_lose_something_stops(
     assert (caught.value.code, caught.value.parameters["column"]) == ("SCHEMA_NARROWED", "rate")
 
 
+@pytest.mark.parametrize("what", ["add", "widen", "drop"])
+def test_a_change_that_the_contract_does_not_allow_stops_until_it_does(
+    spark: SparkSession, tmp_path: Path, contracts: Path, what: str
+) -> None:
+    bench = Bench.at(spark, tmp_path, contracts_root=str(contracts))
+    land(tmp_path, "1.json")
+    bench.run("bronze.fx_rates")
+    column = {"add": "source", "widen": "rate", "drop": "published_at"}[what]
+    file = contracts / "bronze" / "fx_rates.schema.json"
+    schema = json.loads(file.read_text())
+    schema["x-evolution"][what] = "stop"
+    if what == "drop":
+        del schema["properties"][column]
+        schema["required"].remove(column)
+        schema["x-sequence"] = ["rate_date"]
+    else:
+        said = {"type": "number", "description": "Changed.", "x-decimal": [18, 8], "x-added": "2026-12-01"}
+        schema["properties"][column] = said
+    file.write_text(json.dumps(schema))
+    with pytest.raises(FatalError) as caught:
+        restarted(bench, tmp_path, contracts).run("bronze.fx_rates")
+    assert (caught.value.code, caught.value.parameters["column"]) == ("SCHEMA_CHANGED", column)
+    assert "streams up" in str(caught.value.way_out)
+    schema["x-evolution"][what] = "allow"
+    file.write_text(json.dumps(schema))
+    land(tmp_path, "2.json", quote_currency="GBP")
+    (run,) = restarted(bench, tmp_path, contracts).run("bronze.fx_rates")
+    assert run.total("rows_written") == 1
+
+
 @pytest.mark.parametrize(
     "left", ["_delta_log", "_delta_log/_staged_commits", "_delta_log/.00000000000000000000.json.tmp"]
 )
