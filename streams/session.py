@@ -98,8 +98,9 @@ def build_session(settings: Settings, progress: Callable[[str], None] | None = N
     if SparkSession.getActiveSession() is not None:
         raise ConfigurationError("SESSION_EXISTS", "A Spark session is already running in this process.")
     jars.find_java()
-    if _is_in_s3(settings.lake.root):
-        require_conditions(small_files(settings.lake.root), settings.lake.root)
+    for root in (settings.lake.root, settings.checkpoints.root):  # of commits, and of leases
+        if _is_in_s3(root):
+            require_conditions(small_files(root), root)
     # The workers that read by adapters need this environment's packages; a cluster's images have them at one place.
     os.environ.setdefault("PYSPARK_PYTHON", settings.spark.conf.get("spark.pyspark.python", sys.executable))
     files = _jars(settings, progress)
