@@ -79,7 +79,8 @@ def _products(tables: Mapping[str, DataFrame], _: str) -> DataFrame:
 
 def _facts(tables: Mapping[str, DataFrame], currency: str) -> DataFrame:
     orders = merged_orders(tables["silver.order_events"], tables["silver.orders"])
-    rates, dimensions = tables["silver.fx_rates"], (tables["gold.dim_customer"], tables["gold.dim_product"])
+    rates = tables["silver.fx_rates"]
+    dimensions = (versions_of(tables[f"gold.dim_{name}"], name) for name in ("customer", "product"))
     return transforms.fact_orders(orders, rates, *dimensions, currency)
 
 

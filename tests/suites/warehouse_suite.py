@@ -369,7 +369,7 @@ class WarehouseSuite:
         def end(point: str) -> None:
             if point == "load_begun":
                 raise EndedError
-            assert point in ("load_opened", "load_merged")
+            assert point in ("load_opened", "load_copied", "load_merged")
 
         with pytest.raises(EndedError):
             table.put(1, [row(1, clicks=2), row(3)], gone=["k2"], passes=end)
