@@ -545,7 +545,10 @@ def _timestamps(times: pa.Array | pa.ChunkedArray) -> pa.StructArray:
     if isinstance(times, pa.ChunkedArray):
         times = times.combine_chunks()
     count = pc.fill_null(times.cast(pa.timestamp("us", times.type.tz)).cast(pa.int64()), 0)
-    epoch = pc.floor(pc.divide(count.cast(pa.float64()), 1e6)).cast(pa.int64())
+    # Whole numbers: a float has not the digits for the microseconds of 1583. Their division cuts towards zero.
+    cut = pc.divide(count, 1_000_000)
+    is_before = pc.less(pc.subtract(count, pc.multiply(cut, 1_000_000)), 0)
+    epoch = pc.subtract(cut, is_before.cast(pa.int64()))
     fraction = pc.multiply(pc.subtract(count, pc.multiply(epoch, 1_000_000)), 1000).cast(pa.int32())
     parts = {"epoch": epoch, "fraction": fraction}
     if times.type.tz:

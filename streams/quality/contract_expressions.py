@@ -138,7 +138,7 @@ def _typed(column: ContractColumn, cell: Cell) -> Column:
     kind, text = spark_type(column), cell.text
     if cell.value is not None:
         value = cell.value.try_cast(kind)
-        return F.when(value == cell.value, value)
+        return _of_the_calendar(kind, F.when(value == cell.value, value))
     if isinstance(kind, StringType):
         return text
     if isinstance(kind, BooleanType):
@@ -153,6 +153,14 @@ def _typed(column: ContractColumn, cell: Cell) -> Column:
         value = F.when(is_exact & ~has_more, value)
     if isinstance(kind, DoubleType):
         value = F.when(~value.isin(float("inf"), float("-inf")), value)
+    return _of_the_calendar(kind, value)
+
+
+def _of_the_calendar(kind: DataType, value: Column) -> Column:
+    """Of the years 1 to 9999, which all that reads our tables knows: Spark alone has a year 0, and -1, and 10000."""
+    bounds = ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z")
+    if isinstance(kind, DateType | TimestampType):
+        return F.when(value.between(*(F.lit(bound).cast(kind) for bound in bounds)), value)
     return value
 
 

@@ -77,6 +77,9 @@ def judged(spark: SparkSession, contract: Contract, records: list[dict[str, str 
         ("currency", "usd", "pattern"),
         ("note", "x" * 2001, "max_length"),
         ("occurred_at", "2025-02-30T10:00:00Z", "type"),
+        ("occurred_at", "0000-12-31T10:00:00Z", "type"),
+        ("occurred_at", "0001-01-01T00:00:00+01:00", "type"),
+        ("occurred_at", "9999-12-31T23:59:59-01:00", "type"),
         ("occurred_at", "2025-01-02T10:00:00", "type"),
         ("occurred_at", "2025-01-02", "type"),
         ("occurred_at", "2025-01-02T25:00:00Z", "type"),
@@ -127,7 +130,9 @@ odd = st.one_of(st.none(), st.booleans(), st.integers(-5, 10**6), st.text(max_si
 rate_records = st.fixed_dictionaries(
     {},
     optional={
-        "rate_date": st.one_of(st.sampled_from(["2025-01-02", "2025-02-30", "2025-1-2", "02.01.2025"]), odd),
+        "rate_date": st.one_of(
+            st.sampled_from(["2025-01-02", "2025-02-30", "2025-1-2", "02.01.2025", "0000-01-01", "9999-12-31"]), odd
+        ),
         "base_currency": st.one_of(st.sampled_from(["EUR", "USD"]), odd),
         "quote_currency": st.one_of(st.sampled_from(["USD", "usd", "USDX", "USD\n"]), odd),
         "rate": st.one_of(st.sampled_from([1.5, 0.000001, 0, -1, 12345678.123456]), odd),

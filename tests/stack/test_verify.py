@@ -49,7 +49,7 @@ LINES = (
 
 @pytest.fixture
 def tally() -> Iterator[Tally]:
-    made = Tally()
+    made = Tally(print)
     yield made
     assert made.failures == []
 

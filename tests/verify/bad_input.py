@@ -101,7 +101,8 @@ def _load(stack: Stack, workload: Workload, mutations: Mutations, sent: Sent, ma
     said = stack.settings.sources.model_dump(mode="json", exclude_none=True, by_alias=True)
     for flow, table in PULLED.items():
         server, rules = getattr(stack.sources, table.system), workload.rules[flow]
-        name = f"BAD_{mark}_{table.table}".upper() if table.system != "salesforce" else f"Bad{mark}{table.table}"
+        name = f"bad_{mark}_{table.table}"
+        name = {"redshift": name.lower(), "snowflake": name.upper()}.get(table.system, f"Bad{mark}{table.table}")
         rows, schema = mutations.rows(flow, stack.now(table.system)), mutations.schema(flow)
         if table.system == "salesforce":
             server.create_object(name, schema)

@@ -17,7 +17,7 @@ from tests.verify import evolution
 from tests.verify.bad_input import send_bad_input
 from tests.verify.cell import Cell, InProcess, Killed
 from tests.verify.disk import Disk, disk_scenarios
-from tests.verify.outside import has_leases, scenarios, second_supervisor
+from tests.verify.outside import scenarios, second_supervisor
 from tests.verify.stack import Stack
 from tests.verify.workers import WorkerProcess, Workers
 from tests.verify.workload import EVENTS, RATES, SOURCES, Workload
@@ -118,10 +118,7 @@ def kill(cell: Cell, runner: Killed, options: Options) -> None:
             if done() < wanted:
                 _strike(cell, runner, target, options)
         if options.wants("two supervisors"):
-            if has_leases():
-                second_supervisor(cell, runner)
-            elif struck < 10:
-                tally.note("There are no leases in this version: two supervisors on one lake were not tried.")
+            second_supervisor(cell, runner)
         if not cell.check(runner) or done() == struck:
             return
         number += 8  # so that each flow meets other points than in the sweep before

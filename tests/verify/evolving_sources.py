@@ -128,7 +128,8 @@ class PulledTable:
     put_so_far: list[Row] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.name = f"EVOLVING_{uuid.uuid4().hex[:8].upper()}" + ("__c" if self.system == "salesforce" else "")
+        name = f"evolving_{uuid.uuid4().hex[:8]}"  # Redshift makes all names small, Snowflake all great
+        self.name = {"redshift": name, "snowflake": name.upper(), "salesforce": f"{name}__c"}[self.system]
         self.server = getattr(self.stack.sources, self.system)
         self.columns: list[str] = []
 

@@ -257,7 +257,7 @@ def _fits(value: Decimal, precision: int, scale: int) -> bool:
 def _is_time(text: str) -> bool:
     try:
         _time(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return False
     return True
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import threading
@@ -330,11 +329,6 @@ def reader_killed(cell: Cell, runner: InProcess, flow: str) -> None:
 
 
 # --- processes ---
-
-
-def has_leases() -> bool:
-    """Whether a second supervisor is kept from the flows of the first."""
-    return importlib.util.find_spec("streams.supervisor.lease") is not None
 
 
 def second_supervisor(cell: Cell, runner: Killed, seconds: float = 20.0) -> None:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from streams.errors import ConfigurationError, FatalError, StreamsError
 from streams.flows import all_flows
 from streams.settings import load_settings
+from streams.supervisor.attach import run_or_attach
 from streams.supervisor.maintenance import maintain
-from streams.supervisor.run import drain
 from streams.supervisor.service import Service, started
 from streams.supervisor.supervisor import Supervisor
 from streams.telemetry.logs import configure_logging
@@ -53,7 +53,7 @@ class Worker:
             if failpoint and place == len(flows) - 1:
                 os.environ["STREAMS_FAILPOINT"] = failpoint
             began = time.monotonic()
-            run = drain(self.flows[name], self.service)
+            run = run_or_attach(self.flows[name], self.service)
             written = run.total("rows_written")
             self.say(
                 {"flow": name, "seconds": time.monotonic() - began, "read": run.total("rows_read"), "written": written}
