@@ -14,7 +14,7 @@ from streams.errors import FatalError
 from streams.flows.flow import Flow, Input, Table
 from streams.flows.reconciliation import Reconciliation
 from streams.micro_batch import Ingest
-from streams.quality.contract_expressions import Cell, compile_contract, spark_schema, typed_cell
+from streams.quality.contract_expressions import Cell, compile_contract, java_pattern, spark_schema, typed_cell
 from streams.quality.error_lane import LANE, ROW_AS_JSON, VIOLATIONS
 from streams.sources.adapters import AdapterSource
 from streams.sources.csv_records import CsvRecords
@@ -257,4 +257,4 @@ def _judge(envelopes: DataFrame, records: CsvRecords | JsonRecords, contract: Co
 
 def _key_is_sound(contract: Contract, key: str | None) -> Column:
     pattern = next((column.pattern for column in contract.columns if column.name == key), None)
-    return F.coalesce(F.col("key").rlike(pattern), F.lit(False)) if pattern else F.lit(True)
+    return F.coalesce(F.col("key").rlike(java_pattern(pattern)), F.lit(False)) if pattern else F.lit(True)

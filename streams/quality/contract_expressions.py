@@ -37,7 +37,7 @@ _INTEGER = r"^-?(0|[1-9][0-9]{0,18})\z"
 _NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?\z"
 _DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\z"
 _DATE_TIME = (
-    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
     r"([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])\z"
 )
 _EMAIL = r"^[^@\s]+@[^@\s]+\z"
@@ -145,6 +145,8 @@ def _typed(column: ContractColumn, cell: Cell) -> Column:
         return F.when(text == "true", F.lit(True)).when(text == "false", F.lit(False))
     forms: dict[type[DataType], str] = {LongType: _INTEGER, DateType: _DATE, TimestampType: _DATE_TIME}
     form = forms.get(type(kind), _NUMBER)
+    if isinstance(kind, TimestampType):
+        text = F.upper(text)  # a cast knows no small t and z
     value = F.when(text.rlike(form), text).try_cast(kind)
     if isinstance(kind, DecimalType):
         # A cast rounds what has more digits than the column; a contract's money is never rounded silently.
@@ -194,7 +196,7 @@ def _value_rules(column: ContractColumn, text: Column, typed: Column) -> Iterato
     if column.enum:
         yield "enum", ~text.isin(*column.enum)
     if column.pattern is not None:
-        yield "pattern", ~text.rlike(_java_pattern(column.pattern))
+        yield "pattern", ~text.rlike(java_pattern(column.pattern))
     if column.min_length is not None:
         yield "min_length", F.length(text) < column.min_length
     if column.max_length is not None:
@@ -215,7 +217,7 @@ def _bound_type(column: ContractColumn) -> DataType:
     return DecimalType(38, 10) if isinstance(kind, LongType | DecimalType) else kind
 
 
-def _java_pattern(pattern: str) -> str:
+def java_pattern(pattern: str) -> str:
     r"""A trailing ``$`` in Java also matches before a last line end; JSON Schema's matches at the end only."""
     ends = pattern.endswith("$") and not pattern.endswith(r"\$")
     return f"{pattern[:-1]}\\z" if ends else pattern

@@ -53,7 +53,7 @@ class KafkaSource:
             reader = reader.option("maxOffsetsPerTrigger", limits.max_rows_per_batch)
         return reader.load().select(
             F.col("value").alias("payload"),
-            F.col("key").cast("string").alias("key"),
+            F.make_valid_utf8(F.col("key").cast("string")).alias("key"),
             F.col("topic").alias("_source"),
             F.col("partition").alias("_partition"),
             F.col("offset").alias("_offset"),

@@ -59,6 +59,15 @@ def test_every_message_is_in_bronze_or_in_the_lane_with_its_place(bench: Bench, 
     assert found == sorted(code for code, count in sent.lane.items() for _ in range(count) if code in found)
 
 
+def test_a_tombstones_key_must_be_whole(bench: Bench, broker: Broker, topic: str) -> None:
+    keys, at = (b"CD-1", b"CD-1\n", b"CD-\xff"), messages(1)[0].at
+    send_messages([Message(at, key, None, "tombstone") for key in keys], broker.bootstrap_servers, topic)
+    bench.run(FLOW)
+    assert [row["_key"] for row in bench.all_rows(bench.service.lake.table(FLOW))] == ["CD-1"]
+    waiting = bench.all_rows(bench.service.lake.lane("bronze"))
+    assert sorted(row["key"] for row in waiting) == ["CD-1\n", "CD-\ufffd"]
+
+
 def test_a_topic_made_anew_stops_the_flow_until_someone_accepts(bench: Bench, broker: Broker, topic: str) -> None:
     send_messages(messages(30), broker.bootstrap_servers, topic)
     bench.run(FLOW)

@@ -28,21 +28,17 @@ if TYPE_CHECKING:
 
     from streams.local.broker import Broker
 
-pytestmark = [pytest.mark.usefixtures("lines_closed"), pytest.mark.slow]
+pytestmark = pytest.mark.usefixtures("lines_closed")
 SEED = int(os.environ.get("VERIFY_SEED", "7"))
 FACTS = "gold.fact_orders"
 RAISES = (
     Target(EVENTS, "lane_written"),
-    Target(RATES, "data_written"),
     Target("silver.order_events", "data_written"),
-    Target("silver.fx_rates", "audit_appended"),
     Target(FACTS, "audit_written"),
     Target("redshift.fact_orders", "load_committed"),
-    Target("snowflake.fact_orders", "load_merged"),
 )
 LINES = (
     ("s3", Fault("503", "^PUT"), "redshift.fact_orders"),
-    ("redshift", Fault("after", "COMMIT"), "redshift.fact_orders"),
     ("snowflake", Fault("before", "COMMIT"), "snowflake.fact_orders"),
 )
 
@@ -77,13 +73,11 @@ def test_nothing_is_lost_and_nothing_twice(spark: SparkSession, broker: Broker, 
             scenario.run(cell, failing)
         killed.how = "both"
         cell.fail_at(killed, "kill", Target("silver.order_events", "lane_written"))
-        killed.how = "process"
-        cell.fail_at(killed, "kill", Target(EVENTS, "data_written"))
         cell.kill_at_random(killed, RATES)
         assert cell.check(failing), "see the failures below"
-        evolution.play(stack, spark, tally, only=4)
-        send_bad_input(stack, workload, spark, tally, workers.current(), seed=SEED, count=1500, pulled=False)
+        evolution.play(stack, spark, tally, only=2)
+        send_bad_input(stack, workload, spark, tally, workers.current(), seed=SEED, count=400, pulled=False)
     tried = {name: kind.tried for name, kind in tally.kinds.items()}
     assert tried["raise"] == len(RAISES)
-    assert tried["kill"] == 2, tried
-    assert {"s3", "redshift", "snowflake", "broker", "schema"} <= tried.keys()
+    assert tried["kill"] == 1, tried
+    assert {"s3", "snowflake", "broker", "schema"} <= tried.keys()

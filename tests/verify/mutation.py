@@ -272,7 +272,11 @@ class Mutations:
             return None
         for is_it, values in _VALUES:
             if is_it(kind):
-                return chance.choice(values)
+                value = chance.choice(values)
+                # Salesforce tells milliseconds.
+                if PULLED[flow].system == "salesforce" and isinstance(value, dt.datetime):
+                    value = value.replace(microsecond=0)
+                return value
         text = chance.choice([one for one in _TEXTS if "\x00" not in one])
         if column in self.rules[flow].personal:
             text = chance.choice([text, f"{self._personal(self.rules[flow], column)}{text}"])
