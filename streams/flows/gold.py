@@ -80,8 +80,8 @@ def _products(tables: Mapping[str, DataFrame], _: str) -> DataFrame:
 def _facts(tables: Mapping[str, DataFrame], currency: str) -> DataFrame:
     orders = merged_orders(tables["silver.order_events"], tables["silver.orders"])
     rates = tables["silver.fx_rates"]
-    dimensions = (versions_of(tables[f"gold.dim_{name}"], name) for name in ("customer", "product"))
-    return transforms.fact_orders(orders, rates, *dimensions, currency)
+    customers, products = (versions_of(tables[f"gold.dim_{name}"], name) for name in ("customer", "product"))
+    return transforms.fact_orders(orders, rates, customers, products, currency)
 
 
 GOLD_TABLES: Final = (
