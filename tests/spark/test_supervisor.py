@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from streams.errors import FatalError, RetriableError, UnavailableError
+from streams.delta_log import has_table
 from streams.flows import all_flows
 from streams.small_files import small_files
 from streams.sources.files import FileSource
@@ -206,3 +207,30 @@ def test_tables_are_looked_after_between_batches(spark: SparkSession, tmp_path: 
     assert currencies(bench) == ["CHF", "GBP", "USD"]
     kept = json.loads((Path(service.settings.checkpoints.root) / "_control" / "maintained.json").read_text())
     assert {"bronze.fx_rates", "error_lane.bronze"} <= kept.keys()
+
+
+def test_small_files_of_a_busy_table_are_made_one_by_the_way(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.supervisor.upkeep._MOST_BATCHES", 3)
+    (tmp_path / "fx").mkdir()
+    bench = Bench.at(spark, tmp_path, flow_defaults={"poll_seconds": 0.1, "max_files_per_batch": 1})
+    for name, currency in (("1.json", "USD"), ("2.json", "GBP"), ("3.json", "CHF")):
+        land(bench, name, currency)
+    supervisor = Supervisor([all_flows(bench.service.settings)["bronze.fx_rates"]], bench.service)
+    supervisor.start()
+    table = bench.service.lake.table("bronze.fx_rates")
+    try:
+        deadline = time.monotonic() + 90
+        while supervisor.reports()["bronze.fx_rates"].batches < 3 or len(files(spark, table)) > 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        assert supervisor.drain(60)
+    assert currencies(bench) == ["CHF", "GBP", "USD"]
+    # What its time has not come for is left.
+    assert not (Path(bench.service.settings.checkpoints.root) / "_control" / "maintained.json").exists()
+
+
+def files(spark: SparkSession, table: str) -> list[str]:
+    return list(spark.read.format("delta").load(table).inputFiles()) if has_table(spark, table) else []
