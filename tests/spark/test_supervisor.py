@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from streams.errors import FatalError, RetriableError, UnavailableError
 from streams.delta_log import has_table
+from streams.errors import FatalError, RetriableError, UnavailableError
 from streams.flows import all_flows
 from streams.small_files import small_files
 from streams.sources.files import FileSource
