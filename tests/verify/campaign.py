@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.verify.cell import Target
     from tests.verify.tally import Tally
 
-KILLS: Final = ("kill", "kill at random", "stopped", "two supervisors")
+KILLS: Final = ("kill", "kill at random", "stopped", "two supervisors", "maintain", "reset")
 OUTSIDE: Final = ("s3", "redshift", "snowflake", "salesforce", "broker", "clock", "worker killed", "disk")
 KINDS: Final = (*KILLS, "raise", *OUTSIDE, "bad input", "schema")
 
@@ -119,9 +119,21 @@ def kill(cell: Cell, runner: Killed, options: Options) -> None:
                 _strike(cell, runner, target, options)
         if options.wants("two supervisors"):
             second_supervisor(cell, runner)
+        for do, table, point in _BESIDE:
+            if options.wants(do) and table in cell.reads and done() < wanted:
+                runner.how = cell.chance.choice(("process", "both"))
+                cell.kill_beside(runner, do, table, point)
         if not cell.check(runner) or done() == struck:
             return
         number += 8  # so that each flow meets other points than in the sweep before
+
+
+_BESIDE: Final = (
+    *(("maintain", "silver.order_events", point) for point in ("tombstones_expired", "files_compacted")),
+    ("maintain", "bronze.order_events", "files_vacuumed"),
+    *(("reset", "silver.order_events", point) for point in ("table_rebuilt", "table_replaced", "data_written")),
+    ("reset", "gold.fact_orders", "checkpoint_set_aside"),
+)
 
 
 def _strike(cell: Cell, runner: Killed, target: Target, options: Options) -> None:

@@ -320,6 +320,27 @@ class Cell:
         self.struck("kill at random", f"{after[0]} and after ({what})", time.monotonic() - began)
         self.run(runner, after[1:])
 
+    def kill_beside(self, runner: Killed, do: str, table: str, point: str) -> None:
+        """Kill a process that looks after a table (``maintain``) or makes it anew (``reset``); then do that again."""
+        flow = next(name for name in (table, *self.order) if name in self.reads)
+        self.give_work(runner, flow)
+        self.settle(runner)
+        how = "stop" if runner.how == "both" else "kill"
+        runner.workers.current().tell(do, table=table, failpoint=f"{table}:{point}:1:{how}:{next(_token)}")
+        try:
+            for _ in runner.answers(is_to_die=True):
+                pass
+        except StruckError:
+            runner.ready()
+            began = time.monotonic()
+            runner.workers.current().tell(do, table=table)
+            for _ in runner.answers(is_to_die=False):
+                pass
+            self.struck(do, f"{table} {point}", time.monotonic() - began)
+        else:
+            self.tally.missed(do)
+        self.pending.update(name for name, reads in self.reads.items() if table in reads)
+
     def stop_for_a_while(self, runner: Killed, flow: str, seconds: float) -> None:
         """A process is stopped (SIGSTOP) in its work, and goes on later as if no time had passed."""
         self.give_work(runner, flow)

@@ -1,7 +1,7 @@
 """A process of the service's that waits, does what it is told, and is there to be killed.
 
 ``python -m tests.verify.worker CONFIG`` builds its session, says so, and then reads lines of JSON from its standard
-input: ``{"do": "drain", "flows": [...], "failpoint": "..." or null}``, ``up``, ``maintain``, ``stop``. Each is answered
+input: ``{"do": "drain", "flows": [...], "failpoint": "..." or null}``, ``up``, ``maintain``, ``reset``, ``use``. Each is answered
 by lines of JSON, the last of which has the key ``done``.
 """
 
@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from streams.errors import ConfigurationError, FatalError, StreamsError
@@ -18,12 +19,13 @@ from streams.flows import all_flows
 from streams.settings import load_settings
 from streams.supervisor.attach import run_or_attach
 from streams.supervisor.maintenance import maintain
+from streams.supervisor.reset import reset
 from streams.supervisor.service import Service, started
 from streams.supervisor.supervisor import Supervisor
 from streams.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from streams.flows.flow import Flow
 
@@ -72,11 +74,24 @@ class Worker:
         if errors := supervisor.errors():
             raise RuntimeError(str(errors))
 
-    def maintain(self, tables: list[str], failpoint: str | None = None) -> None:
-        """Look after tables."""
-        if failpoint:
-            os.environ["STREAMS_FAILPOINT"] = failpoint
-        maintain(self.service, tables)
+    def maintain(self, table: str, failpoint: str | None = None) -> None:
+        """Look after a table."""
+        with _armed(failpoint):
+            maintain(self.service, [table])
+
+    def reset(self, table: str, failpoint: str | None = None) -> None:
+        """Make a table anew."""
+        with _armed(failpoint):
+            reset(table, self.service)
+
+
+@contextmanager
+def _armed(failpoint: str | None) -> Iterator[None]:
+    if failpoint:
+        os.environ["STREAMS_FAILPOINT"] = failpoint
+    try:
+        yield
+    finally:
         os.environ.pop("STREAMS_FAILPOINT", None)
 
 
