@@ -50,7 +50,7 @@ def tally() -> Iterator[Tally]:
     assert made.failures == []
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_nothing_is_lost_and_nothing_twice(spark: SparkSession, broker: Broker, tmp_path: Path, tally: Tally) -> None:
     with ExitStack() as entered:
         disk = entered.enter_context(Disk(tmp_path / "disk"))
