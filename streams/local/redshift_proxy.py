@@ -350,17 +350,19 @@ class Line:
             self._begin()
             answering = threading.Thread(target=self._answers, daemon=True)
             answering.start()
-            try:
-                while True:
+            while True:
+                try:
                     kind = self._exactly(1)
                     body = self._exactly(struct.unpack("!i", self._exactly(4))[0] - 4)
+                except (OSError, EOFError):
+                    # The client has gone: with its line closed, or reset where it was killed with answers unread.
+                    # Closing alone tells the database nothing while the other thread reads.
+                    self.far.shutdown(socket.SHUT_RDWR)
+                    raise
+                try:
                     self.far.sendall(self._message(kind, self._rewritten(kind, body)))
-            except EOFError:
-                # The client has gone. Closing alone tells the database nothing while the other thread reads.
-                self.far.shutdown(socket.SHUT_RDWR)
-                raise
-            except OSError:
-                pass
+                except OSError:
+                    break
             # The database has closed the line, perhaps after a last word; closing ours on what the client still
             # sends would take that word away from it.
             answering.join()

@@ -132,6 +132,15 @@ def _own_error(error: Error, statement: str) -> StreamsError | None:
     return FatalError("REDSHIFT_FAILED", f"A {statement.partition(' ')[0]} of a load failed (state {state}).")
 
 
+def _roll_back(connection: Connection) -> None:
+    """What was begun and not committed ends with the line; said all the same, so that locks go at once.
+
+    Not after an interruption in the middle of a statement, which is no `Exception`: its answer would be waited for.
+    """
+    with suppress(Exception), connection.cursor() as cursor:
+        cursor.execute("ROLLBACK")
+
+
 @dataclass(frozen=True)
 class RedshiftWarehouse:
     """See `streams.sinks.warehouse.Warehouse`. The login's staging prefix is this service's alone."""
@@ -146,11 +155,13 @@ class RedshiftWarehouse:
         try:
             session = _Session(connection)
             session.execute(f"SET search_path TO {self.quoted(self.login.schema)}")
-            yield session
+            try:
+                yield session
+            except Exception:
+                _roll_back(connection)
+                raise
+            _roll_back(connection)
         finally:
-            # What was begun and not committed ends with the line; said all the same, so that locks go at once.
-            with suppress(Exception), connection.cursor() as cursor:
-                cursor.execute("ROLLBACK")
             with suppress(Exception):
                 connection.close()
 
