@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from pyspark.sql import functions as F
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from streams.errors import FatalError, StreamsError, UnavailableError
 
@@ -138,7 +139,14 @@ class KafkaSource:
                 if partition.error is not None:
                     raise KafkaException(partition.error)
 
-        self._ask(commit)
+        # A broker that has just started finds out first who looks after the group.
+        patiently = Retrying(
+            retry=retry_if_exception(_is_finding_coordinator),
+            wait=wait_fixed(0.5),
+            stop=stop_after_delay(_ANSWER_WITHIN),
+            reraise=True,
+        )
+        self._ask(lambda admin: patiently(commit, admin))
 
     def reached(self, checkpoint: Checkpoint, batch_id: int | None = None) -> Offsets:
         """For each partition the next offset to read after a batch, by default after the newest finished one."""
@@ -205,3 +213,11 @@ def _admin(kafka: KafkaSettings) -> AdminClient:
 
 def _per_partition(counts: Offsets) -> str:
     return ", ".join(f"partition {partition}: {count}" for partition, count in sorted(counts.items()))
+
+
+def _is_finding_coordinator(error: BaseException) -> bool:
+    return isinstance(error, KafkaException) and error.args[0].code() in (
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    )
