@@ -74,9 +74,8 @@ class CsvRecords:
 
 def _skeleton(text: Column) -> Column:
     """The line with each quoted stretch made one mark, so that commas and line ends in it do not count."""
-    # A value may hold the mark itself.
-    marked = F.regexp_replace(F.translate(text, _QUOTED, " "), '"[^"]*+"', _QUOTED)
-    return F.when(F.contains(text, F.lit('"')), marked).otherwise(F.translate(text, _QUOTED, " "))
+    text = F.translate(text, _QUOTED, " ")  # a value may hold the mark itself
+    return F.when(F.contains(text, F.lit('"')), F.regexp_replace(text, '"[^"]*+"', _QUOTED)).otherwise(text)
 
 
 def _is_misquoted(skeleton: Column) -> Column:

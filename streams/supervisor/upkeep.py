@@ -65,10 +65,11 @@ class Upkeep:
         began, is_its_time = time.monotonic(), self._is_its_time(table)
         self._batches[table] = 0
         try:
-            if not is_its_time:
+            if is_its_time:
+                for done in maintain(self._service, [table]):
+                    log.info("table maintained", **vars(done), seconds=round(time.monotonic() - began, 1))
+            else:
                 compact(self._service, table)
-            for done in maintain(self._service, [table]) if is_its_time else ():
-                log.info("table maintained", **vars(done), seconds=round(time.monotonic() - began, 1))
         except Exception as error:
             log.warning("table could not be maintained", table=table, error=str(error))
         if is_its_time:

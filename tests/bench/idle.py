@@ -1,4 +1,4 @@
-"""What the service costs when there is nothing to do: its start, its processor time, and the memory of a demo."""
+"""What the service costs when there is nothing to do, how soon it is up, also after a kill, and the memory of a demo."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streams.local.shop_sources import ShopSources
 from streams.quality.contract import load_contracts
 from streams.settings import PROJECT
 from tests.bench.figure import Figure
-from tests.bench.latency import fill
+from tests.bench.latency import fill, paced, seen_in_gold, send
 from tests.bench.service import Up
 
 if TYPE_CHECKING:
@@ -45,6 +45,15 @@ def measure(place: Path, say: Callable[[str], None], *, quick: bool = False) -> 
             time.sleep(seconds)
             share = 100 * (service.cpu_seconds() - cpu) / (time.monotonic() - began)
             yield Figure("a quiet service with all flows up, of one core", share, "%", at_most=10)
+            killed = time.time()
+            service.kill()
+        # What keeps it up, systemd or a container's engine, starts it again; meanwhile events go on coming.
+        with Up(place / "settings.yaml", place / "again.log") as service:
+            sent = send(broker, paced(iter(range(1, 1000)), 30, 10))
+            service.wait_until_quiet(flows, 120)
+        seen = seen_in_gold(settings)
+        back = max(seen[one.order, one.step] for one in sent) - killed
+        yield Figure("killed by `kill -9` and started again, until gold has what came meanwhile", back, at_most=30)
     say("  the demo")
     yield Figure("memory of the demo's driver (JVM)", _demo(1000 if quick else 10_000), "GiB", at_most=2.5)
 

@@ -59,16 +59,16 @@ def measure(place: Path, say: Callable[[str], None], *, quick: bool = False, jav
             service.wait_until_quiet(flows, 300)
             say(f"  {flows} flows are up and quiet after {time.time() - service.began:.0f} s")
             numbers = iter(range(1, 10**9))
-            _send(broker, _paced(numbers, 1000, _WARM_UP_SECONDS))
+            send(broker, paced(numbers, 1000, _WARM_UP_SECONDS))
             cpu, began = service.cpu_seconds(), time.monotonic()
-            sent = _send(broker, _paced(numbers, 1000, seconds))
+            sent = send(broker, paced(numbers, 1000, seconds))
             cpu, took = service.cpu_seconds() - cpu, time.monotonic() - began
             service.wait_until_quiet(flows, 120)
             say(f"  {len(sent):,} events sent; the service used {cpu / took:.2f} cores meanwhile")
             burst_began = time.time()
-            burst = _send(broker, _at_once(numbers, backlog))
+            burst = send(broker, at_once(numbers, backlog))
             service.wait_until_quiet(flows, 900)
-        seen = _seen(settings)
+        seen = seen_in_gold(settings)
     ages = _ages(sent, seen)
     yield Figure("produced → in gold at 1,000 events/s, p50", ages[len(ages) // 2], rows=len(ages), at_most=5)
     yield Figure("produced → in gold at 1,000 events/s, p99", ages[len(ages) * 99 // 100], rows=len(ages), at_most=12)
@@ -96,7 +96,7 @@ def fill(place: Path, broker: Broker, sources: ShopSources, *, orders: int, targ
     )
 
 
-def _paced(numbers: Iterator[int], rate: int, seconds: float) -> Iterator[tuple[float, int, int]]:
+def paced(numbers: Iterator[int], rate: int, seconds: float) -> Iterator[tuple[float, int, int]]:
     """Due time (seconds from now), order and step of each event: an order's steps come two seconds apart."""
     orders_a_second = rate / len(_STEPS)
     count = int(orders_a_second * seconds)
@@ -109,12 +109,12 @@ def _paced(numbers: Iterator[int], rate: int, seconds: float) -> Iterator[tuple[
     return iter(sorted((due, names[order], step) for due, order, step in events))
 
 
-def _at_once(numbers: Iterator[int], events: int) -> Iterator[tuple[float, int, int]]:
+def at_once(numbers: Iterator[int], events: int) -> Iterator[tuple[float, int, int]]:
     names = [next(numbers) for _ in range(events // len(_STEPS))]
     return ((0.0, name, step) for name in names for step in range(len(_STEPS)))
 
 
-def _send(broker: Broker, events: Iterator[tuple[float, int, int]]) -> list[Sent]:
+def send(broker: Broker, events: Iterator[tuple[float, int, int]]) -> list[Sent]:
     producer = Producer({"bootstrap.servers": broker.bootstrap_servers, "linger.ms": 5, "log_level": 0})
     chance, began, sent = random.Random(1), time.monotonic(), []
     for due, number, step in events:
@@ -138,7 +138,7 @@ def _send(broker: Broker, events: Iterator[tuple[float, int, int]]) -> list[Sent
     return sent
 
 
-def _seen(settings: Settings) -> dict[tuple[str, str], float]:
+def seen_in_gold(settings: Settings) -> dict[tuple[str, str], float]:
     """When gold's table first had each step of each order: when the file of that commit was written."""
     with started(settings) as service:
         path = service.lake.table("gold.fact_orders")

@@ -39,6 +39,7 @@ class Up:
         self.states: dict[str, str] = {}
         self.up_at: dict[str, float] = {}  # when each flow was ready for its first run, seconds since 1970
         self.rows_read: dict[str, int] = {}
+        self.batches: list[tuple[float, str, float]] = []  # when each ended (seconds since 1970), its flow, seconds
         self.failures: list[str] = []
         self._busy_at = time.monotonic()
         self._changed = threading.Condition()
@@ -75,9 +76,19 @@ class Up:
         deadline = time.monotonic() + seconds
         with self._changed:
             while not is_so(self):
-                if self.failures or self._process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"The service did not get there: {self.failures[:3]} {self.states}")
+                self.require_well()
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"The service did not get there: {self.states}")
                 self._changed.wait(0.5)
+
+    def require_well(self) -> None:
+        """Make sure that it runs, and that none of its flows has failed.
+
+        Raises:
+            RuntimeError: it does not, or one has.
+        """
+        if self.failures or self._process.poll() is not None:
+            raise RuntimeError(f"The service is not well: {self.failures[:3]} {self.states}")
 
     def wait_until_quiet(self, flows: int, seconds: float) -> None:
         """Until that many flows are up and none has had anything to do for some seconds."""
@@ -95,6 +106,19 @@ class Up:
     def resident_mib(self) -> float:
         """Memory of its JVM and its Python."""
         return sum(float(process.memory_info().rss) for process in self._processes()) / 2**20
+
+    def kill(self) -> None:
+        """Let all its processes be gone at once."""
+        for process in self._processes():
+            process.kill()
+
+    def threads(self) -> int:
+        """Of all its processes."""
+        return sum(process.num_threads() for process in self._processes())
+
+    def open_files(self) -> int:
+        """Files, pipes and sockets of all its processes."""
+        return sum(process.num_fds() for process in self._processes())
 
     def _processes(self) -> list[psutil.Process]:
         found = []
@@ -123,6 +147,8 @@ class Up:
                 at = datetime.fromisoformat(said["timestamp"]).timestamp()
                 self.up_at.setdefault(flow, at)
             elif said.get("event") == "batch done":
+                at = datetime.fromisoformat(said["timestamp"]).timestamp()
+                self.batches.append((at, said["flow"], said["seconds"]))
                 self.rows_read[flow] = self.rows_read.get(flow, 0) + said["rows_read"]
             elif str(said.get("event", "")).startswith("flow failed"):
                 self.failures.append(f"{flow}: {said.get('error')}")

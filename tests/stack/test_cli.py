@@ -36,7 +36,7 @@ def streams(*arguments: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=180,
         check=False,
     )
 
@@ -109,8 +109,10 @@ def test_from_the_topic_to_the_lane_and_back(lake: Path) -> None:
     replayed = streams("errors", "replay", first, "--payload-file", str(mended), "--note", "by hand", *config)
     assert replayed.stdout.startswith("1 row replayed."), replayed.stderr
     assert streams("errors", "discard", second, *config).stdout.startswith("1 row discarded.")
+
     (flow,) = json.loads(streams("run", "--job", "kafka_csv_to_bronze", *config, "--json").stdout)
     assert (flow["rows_read"], flow["rows_written"]) == (1, 1)
+    assert len(json.loads(streams("errors", "list", *config, "--json").stdout)) == len(waiting) - 2
 
 
 def test_a_gate_that_fails_names_the_check_and_ends_with_1(lake: Path) -> None:
@@ -183,7 +185,7 @@ def up(config: Path, log: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 300) -> None:
+def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not is_so():
         assert process.poll() is None, f"it ended with {process.returncode}"

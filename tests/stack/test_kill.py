@@ -100,7 +100,7 @@ def contents(spark: SparkSession, lake: Lake) -> dict[str, list[Any]]:
     return {name: sorted(map(repr, rows)) for name, rows in found.items()}
 
 
-@pytest.mark.slow  # `test_verify` kills as well, and starts its next process beforehand
+@pytest.mark.slow  # `test_verify` kills at some of these points, `make verify` at all
 @pytest.mark.timeout(900)
 def test_killed_at_every_boundary(spark: SparkSession, broker: Broker, topic: str, tmp_path: Path) -> None:
     plan = plan_replay(seed=5, limit=300)

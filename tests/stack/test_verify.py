@@ -33,12 +33,20 @@ SEED = int(os.environ.get("VERIFY_SEED", "7"))
 FACTS = "gold.fact_orders"
 RAISES = (
     Target(EVENTS, "lane_written"),
+    Target(RATES, "data_written"),
     Target("silver.order_events", "data_written"),
+    Target("silver.fx_rates", "audit_appended"),
     Target(FACTS, "audit_written"),
     Target("redshift.fact_orders", "load_committed"),
+    Target("snowflake.fact_orders", "load_merged"),
+)
+KILLS = (
+    Target("silver.order_events", "lane_written"),
+    Target(FACTS, "audit_written"),
 )
 LINES = (
     ("s3", Fault("503", "^PUT"), "redshift.fact_orders"),
+    ("redshift", Fault("after", "COMMIT"), "redshift.fact_orders"),
     ("snowflake", Fault("before", "COMMIT"), "snowflake.fact_orders"),
 )
 
@@ -71,13 +79,13 @@ def test_nothing_is_lost_and_nothing_twice(spark: SparkSession, broker: Broker, 
         offsets_aged_out(cell, failing)
         for scenario in disk_scenarios(disk)[:1] if disk.is_there else []:
             scenario.run(cell, failing)
-        killed.how = "both"
-        cell.fail_at(killed, "kill", Target("silver.order_events", "lane_written"))
+        for target, killed.how in zip(KILLS, ("both", "process"), strict=True):
+            cell.fail_at(killed, "kill", target)
         cell.kill_at_random(killed, RATES)
         assert cell.check(failing), "see the failures below"
         evolution.play(stack, spark, tally, only=1)
         send_bad_input(stack, workload, spark, tally, workers.current(), seed=SEED, count=400, pulled=False)
     tried = {name: kind.tried for name, kind in tally.kinds.items()}
     assert tried["raise"] == len(RAISES)
-    assert tried["kill"] == 1, tried
-    assert {"s3", "snowflake", "broker", "schema"} <= tried.keys()
+    assert tried["kill"] == len(KILLS), tried
+    assert {"s3", "redshift", "snowflake", "broker", "schema"} <= tried.keys()

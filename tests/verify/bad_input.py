@@ -101,13 +101,8 @@ def _load(stack: Stack, workload: Workload, mutations: Mutations, sent: Sent, ma
     said = stack.settings.sources.model_dump(mode="json", exclude_none=True, by_alias=True)
     for flow, table in PULLED.items():
         server, rules = getattr(stack.sources, table.system), workload.rules[flow]
-        name = f"bad_{mark}_{table.table}"
-        name = {"redshift": name.lower(), "snowflake": name.upper()}.get(table.system, f"Bad{mark}{table.table}")
-        rows, schema = mutations.rows(flow, stack.now(table.system)), mutations.schema(flow)
-        if table.system == "salesforce":
-            server.create_object(name, schema)
-        else:
-            server.create_table(name, schema, rules.key)
+        rows = mutations.rows(flow, stack.now(table.system))
+        name = stack.make_table(table.system, f"bad_{mark}_{table.table}", mutations.schema(flow), rules.key)
         server.load(name, rows)
         said[table.system].setdefault("tables", {})[table.contract] = name
         sent.rows[flow] = [(row[rules.key[0]], rules.of_values(row)) for row in rows]

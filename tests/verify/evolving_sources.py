@@ -128,8 +128,8 @@ class PulledTable:
     put_so_far: list[Row] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        name = f"evolving_{uuid.uuid4().hex[:8]}"  # Redshift makes all names small, Snowflake all great
-        self.name = {"redshift": name, "snowflake": name.upper(), "salesforce": f"{name}__c"}[self.system]
+        self.name = ""  # as the source spells it, when the table is made
+        self.wanted_name = f"evolving_{uuid.uuid4().hex[:8]}"
         self.server = getattr(self.stack.sources, self.system)
         self.columns: list[str] = []
 
@@ -145,10 +145,7 @@ class PulledTable:
                 {name: _as(row.get(name), schema.field(name).type) for name in self.columns} for row in self.put_so_far
             ]
             dated, kept = old + dated, dated
-            if self.system == "salesforce":
-                self.server.create_object(self.name, schema)
-            else:
-                self.server.create_table(self.name, schema, [self.key])
+            self.name = self.stack.make_table(self.system, self.wanted_name, schema, [self.key])
             self.put_so_far += kept
         else:
             self.put_so_far += dated

@@ -161,10 +161,10 @@ class _Comparing:
         batches = Counter((row["flow"], row["checkpoint_id"], row["batch_id"]) for row in rows)
         difference = Difference("audit", twice=sum(count - 1 for count in batches.values()))
         read: Counter[str] = Counter()
-        # A table that was made anew has read all once more, by another checkpoint; bronze goes on by another one.
+        # A table that was made anew has read all once more, by another checkpoint.
         last = {row["flow"]: row["checkpoint_id"] for row in sorted(rows, key=lambda row: row["started_at"])}
         for row in rows:
-            if row["flow"].startswith("bronze.") or row["checkpoint_id"] == last[row["flow"]]:
+            if row["flow"] not in self.sent.made_anew or row["checkpoint_id"] == last[row["flow"]]:
                 read[row["flow"]] += row["rows_read"]
             accounted = sum(row[f"rows_{name}"] for name in ("written", "duplicate", "stale", "error"))
             if row["rows_read"] != accounted:

@@ -17,9 +17,8 @@ from confluent_kafka.admin import AdminClient
 from streams.errors import ConfigurationError, FatalError, StreamsError
 from streams.failpoints import FailpointError
 from streams.supervisor.resume import resume_after_loss
-from tests.verify.cell import armed
 from tests.verify.proxy import Fault
-from tests.verify.workers import RefusedError, WorkerGoneError
+from tests.verify.workers import RefusedError, WorkerGoneError, armed
 from tests.verify.workload import EVENTS
 
 if TYPE_CHECKING:

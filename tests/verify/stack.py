@@ -17,7 +17,10 @@ from tests.spark.flow_bench import settings_for
 from tests.verify.proxy import HttpProxy, SqlProxy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    import pyarrow as pa
 
     from streams.local.broker import Broker
     from streams.settings import Settings
@@ -96,6 +99,17 @@ class Stack:
         if system == "salesforce":
             self.sources.salesforce.advance(2)
             self.salesforce_ahead += dt.timedelta(seconds=2)
+
+    def make_table(self, system: str, name: str, schema: pa.Schema, key: Sequence[str]) -> str:
+        """Make a table at a source, anew where there is one; gives its name as that source spells it."""
+        server = getattr(self.sources, system)
+        if system == "salesforce":
+            name = f"{name}__c"
+            server.create_object(name, schema)
+        else:
+            name = name.lower() if system == "redshift" else name.upper()
+            server.create_table(name, schema, key)
+        return name
 
     @property
     def config(self) -> Path:

@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from streams.errors import ConfigurationError, FatalError, StreamsError
@@ -23,9 +22,10 @@ from streams.supervisor.reset import reset
 from streams.supervisor.service import Service, started
 from streams.supervisor.supervisor import Supervisor
 from streams.telemetry.logs import configure_logging
+from tests.verify.workers import armed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from streams.flows.flow import Flow
 
@@ -52,15 +52,13 @@ class Worker:
     def drain(self, flows: list[str], failpoint: str | None = None) -> None:
         """Run flows, one after the other; the last with the failpoint, if one is wanted."""
         for place, name in enumerate(flows):
-            if failpoint and place == len(flows) - 1:
-                os.environ["STREAMS_FAILPOINT"] = failpoint
             began = time.monotonic()
-            run = run_or_attach(self.flows[name], self.service)
+            with armed(failpoint if place == len(flows) - 1 else None):
+                run = run_or_attach(self.flows[name], self.service)
             written = run.total("rows_written")
             self.say(
                 {"flow": name, "seconds": time.monotonic() - began, "read": run.total("rows_read"), "written": written}
             )
-        os.environ.pop("STREAMS_FAILPOINT", None)
 
     def up(self, flows: list[str], seconds: float) -> None:
         """The supervisor over these flows, until they are idle or the time is over."""
@@ -76,23 +74,13 @@ class Worker:
 
     def maintain(self, table: str, failpoint: str | None = None) -> None:
         """Look after a table."""
-        with _armed(failpoint):
+        with armed(failpoint):
             maintain(self.service, [table])
 
     def reset(self, table: str, failpoint: str | None = None) -> None:
         """Make a table anew."""
-        with _armed(failpoint):
+        with armed(failpoint):
             reset(table, self.service)
-
-
-@contextmanager
-def _armed(failpoint: str | None) -> Iterator[None]:
-    if failpoint:
-        os.environ["STREAMS_FAILPOINT"] = failpoint
-    try:
-        yield
-    finally:
-        os.environ.pop("STREAMS_FAILPOINT", None)
 
 
 def main(config: str) -> None:

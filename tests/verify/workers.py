@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _START_SECONDS = 240.0
+
+
+@contextmanager
+def armed(failpoint: str | None) -> Iterator[None]:
+    """Have this process meet a failpoint, while the context lasts."""
+    if failpoint is not None:
+        os.environ["STREAMS_FAILPOINT"] = failpoint
+    try:
+        yield
+    finally:
+        os.environ.pop("STREAMS_FAILPOINT", None)
 
 
 class WorkerGoneError(Exception):

@@ -61,6 +61,7 @@ class Sent:
     messages: list[SentMessage] = field(default_factory=list)
     files: dict[str, list[Verdict]] = field(default_factory=dict)
     rows: dict[str, list[tuple[str, Verdict]]] = field(default_factory=dict)  # by bronze flow: key and verdict
+    made_anew: set[str] = field(default_factory=set)  # tables that a reset has read all of once more
 
     def count(self, flow: str) -> int:
         """How many inputs a bronze flow has to read."""
