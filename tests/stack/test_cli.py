@@ -36,7 +36,7 @@ def streams(*arguments: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=400,
         check=False,
     )
 

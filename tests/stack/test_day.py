@@ -74,7 +74,7 @@ CHANGED = (
 )
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_day_from_an_empty_lake_and_then_what_has_changed(
     service: Service,
     shop: Shop,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import pytest
+import requests
 
 from streams.flows import all_flows
 from streams.jobs import run_job
@@ -214,7 +215,8 @@ def test_a_page_without_a_port_stops_nothing(running: Running) -> None:
 
 def test_what_was_before_is_known_to_the_next_process(running: Running) -> None:
     later = Recent()
-    with page_of(running.bench.service, later, lambda _: None):
+    with page_of(running.bench.service, later, lambda _: None) as address:
+        assert requests.get(str(address), timeout=10).ok
         until(lambda: later.counted_at is not None)
     (audit, *_) = later.batches("silver.fx_rates")
     assert (audit.counts.rows_read, audit.counts.rows_written) == (2, 2)

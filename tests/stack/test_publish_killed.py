@@ -57,7 +57,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShopSources]:
         yield running
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_flow_killed_at_every_boundary(spark: SparkSession, sources: ShopSources, tmp_path: Path) -> None:
     settings = settings_for(
         tmp_path,

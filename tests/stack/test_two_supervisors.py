@@ -78,7 +78,7 @@ def has_written(pid: int, control: Control) -> bool:
 
 
 def wait_for(found: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 400
     while not (value := found()):
         assert time.monotonic() < deadline
         time.sleep(0.1)

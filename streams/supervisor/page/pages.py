@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, field
@@ -87,6 +88,7 @@ class Facts:
         metrics: what Prometheus reads, and its content type; None: nothing is mounted there.
         is_draining: whether the service is about to end.
         clock: the time, in UTC.
+        looked_at: set when somebody looks at a page.
     """
 
     environment: str
@@ -99,6 +101,7 @@ class Facts:
     metrics: Callable[[], tuple[bytes, str]] | None = None
     is_draining: Callable[[], bool] = lambda: False
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    looked_at: threading.Event = field(default_factory=threading.Event)
 
 
 class Pages:
@@ -481,6 +484,7 @@ class Pages:
         return RedirectResponse(f"{page}?said={said}", 303)
 
     def _page(self, request: Request, template: str, title: str, status: int = 200, **shown: Any) -> Response:
+        self._facts.looked_at.set()
         visitor: Visitor = _visitor(request)
         facts = {
             "title": title,

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 _STARTS_WITHIN: Final = 20.0  # seconds
 _ENDS_WITHIN: Final = 5.0
+# Reading the audit is many a flow's first batch: those that start again after a fault go first.
+_FILLED_WITHIN: Final = 90.0
 _AT_ONCE: Final = 100  # requests; the next ones are told to come later
 
 
@@ -129,7 +131,7 @@ def page_of(
     except StreamsError as error:
         log.warning("there is no status page; the flows go on", error=error.message, code=error.code)
         say(f"There is no status page: {error.message} {error.way_out or ''}")
-    threading.Thread(target=_fill, args=(recent, lanes, service), name="page-fill", daemon=True).start()
+    threading.Thread(target=_fill, args=(recent, facts, lanes, service), name="page-fill", daemon=True).start()
     try:
         yield address
     finally:
@@ -137,8 +139,11 @@ def page_of(
         lanes.close()
 
 
-def _fill(recent: Recent, lanes: SparkLanes, service: Service) -> None:
-    """What happened before this process began; the flows need not wait for it."""
+def _fill(recent: Recent, facts: Facts, lanes: SparkLanes, service: Service) -> None:
+    """What happened before this process began, when somebody looks or the flows have had time to begin."""
+    facts.looked_at.wait(_FILLED_WITHIN)
+    if service.draining.is_set():
+        return
     with bound(run=service.run_id):
         try:
             recent.fill(lanes.newest_audits())
