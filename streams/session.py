@@ -42,6 +42,8 @@ _TUNING = {
     # PySpark notes for each column that is built which line built it: four calls of the JVM for each one of ours, a
     # third of a small run. Our errors name flow, table and column themselves.
     "spark.python.sql.dataFrameDebugging.enabled": "false",
+    # By default the first upper or lower of a process walks through all of Unicode, seconds before the first row.
+    "spark.sql.icu.caseMappings.enabled": "false",
     # A micro-batch is small: several jobs a query, which adaptive planning makes of it, cost more than they save.
     "spark.sql.adaptive.enabled": "false",
     # Delta's own log is checkpointed every 10 commits otherwise; a stream commits every second.
@@ -63,7 +65,11 @@ _TUNING = {
     "spark.sql.ui.retainedExecutions": "50",
 }
 SESSION_DEFAULTS: Final = _TUNING | _DELTA
-LOGGING: Final = f"-Dlog4j2.configurationFile={(Path(__file__).parent / 'log4j2.properties').as_uri()}"
+# Java's upper, lower and messages are by its language: English everywhere, whatever the machine's is.
+DRIVER_OPTIONS: Final = (
+    "-Duser.language=en -Duser.country=US "
+    f"-Dlog4j2.configurationFile={(Path(__file__).parent / 'log4j2.properties').as_uri()}"
+)
 _LOOPBACK = {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
 # Delta's own log in S3 loses commits when two drivers write one table at once; the lanes and the audit are shared.
 _LOG_STORE: Final = Path(__file__).parent / "java" / "streams" / "ConditionalLogStore.java"
@@ -178,7 +184,7 @@ def _configuration(settings: Settings, environ: Mapping[str, str]) -> dict[str, 
         "spark.master": spark.master,
         "spark.app.name": spark.app_name,
         "spark.driver.memory": spark.driver_memory,
-        "spark.driver.extraJavaOptions": LOGGING,
+        "spark.driver.extraJavaOptions": DRIVER_OPTIONS,
     }
     on_s3 = _ON_S3 | _s3_endpoint(environ) if _is_on_s3(settings) else {}
     return SESSION_DEFAULTS | local | driver | on_s3 | spark.conf | _DELTA | _redaction(settings)

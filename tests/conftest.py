@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from streams import jars
-from streams.session import LOGGING, SESSION_DEFAULTS
+from streams.session import DRIVER_OPTIONS, SESSION_DEFAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     options = SESSION_DEFAULTS | {
         "spark.jars": ",".join(str(file) for file in jars.resolve(jars.SPARK_JARS)),
         "spark.driver.memory": "1g",
-        "spark.driver.extraJavaOptions": LOGGING,
+        "spark.driver.extraJavaOptions": DRIVER_OPTIONS,
         # So few rows are read sooner by walking through an expression than by code that is made for it; the services
         # that tests start as processes make that code.
         "spark.sql.codegen.factoryMode": "NO_CODEGEN",
