@@ -73,7 +73,7 @@ def currencies(bench: Bench) -> list[str]:
     return sorted(row["quote_currency"] for row in bench.rows(FLOW))
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(is_so: Callable[[], bool], seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline

@@ -72,7 +72,7 @@ class Airflow:
         self._environment = self._settings()
         self.command("db", "migrate")
 
-    def command(self, *arguments: str, seconds: float = 120) -> str:
+    def command(self, *arguments: str, seconds: float = 300) -> str:
         """What one command prints, on both channels."""
         ended = subprocess.run(
             [str(self._bin / "airflow"), *arguments],
@@ -206,7 +206,7 @@ class Airflow:
                 process.wait()
 
 
-def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[bytes] | None = None, seconds: float = 180) -> None:
+def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[bytes] | None = None, seconds: float = 400) -> None:
     """Ask again and again until it is so.
 
     Raises:

@@ -162,7 +162,7 @@ class Stack:
             arguments[place : place + 2] = ["--config", str(self.configuration(name))]
         return [*call, *arguments]
 
-    def run(self, name: str, said: list[str] | None = None, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def run(self, name: str, said: list[str] | None = None, seconds: float = 300) -> subprocess.CompletedProcess[str]:
         """Run a service's command, or another one in its place, to its end."""
         return subprocess.run(
             self.command(name, said),
@@ -180,7 +180,7 @@ class Stack:
             self._volume(source).mkdir(parents=True, exist_ok=True)
         return self._running.enter_context(self._process(name))
 
-    def wait(self, name: str, process: subprocess.Popen[bytes] | None = None, seconds: float = 120) -> None:
+    def wait(self, name: str, process: subprocess.Popen[bytes] | None = None, seconds: float = 300) -> None:
         """Wait until a service's health check passes, as the engine does."""
         deadline = time.monotonic() + seconds
         while (ended := self.run(name, self.services[name]["healthcheck"]["test"][1:])).returncode:

@@ -185,7 +185,7 @@ def up(config: Path, log: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not is_so():
         assert process.poll() is None, f"it ended with {process.returncode}"

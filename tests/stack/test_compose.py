@@ -167,9 +167,8 @@ def test_service_brings_the_shop_into_the_warehouses(stack: Stack) -> None:
             return bool(rows >= ORDERS)
 
     service = stack.start("streams")
-    if "page" in Settings.model_fields:
-        stack.wait("streams", service, 180)
-    wait_until(published, service, 500)
+    stack.wait("streams", service)
+    wait_until(published, service, 900)
     status = stack.run("streams", ["streams", "status", "--env", "compose"])
     assert status.returncode == 0, status.stdout
 
@@ -198,7 +197,7 @@ def test_airflow_is_healthy_with_the_dag(tmp_path: Path) -> None:
         try:
             *_, check = stack.services["airflow"]["healthcheck"]["test"]
             call = ["python", "-c", check.replace(":8080/", f":{port}/")]
-            wait_until(lambda: subprocess.run(call, env=variables, check=False).returncode == 0, process, 180)
+            wait_until(lambda: subprocess.run(call, env=variables, check=False).returncode == 0, process)
             login = {"username": "admin", "password": stack.secret("airflow_password")}
             token = requests.post(f"{url}/auth/token", json=login, timeout=30).json()["access_token"]
             wrong = requests.post(f"{url}/auth/token", json=login | {"password": "guessed"}, timeout=30)

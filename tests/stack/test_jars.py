@@ -136,7 +136,7 @@ def test_two_processes_at_once_get_the_same_files() -> None:
         subprocess.Popen([sys.executable, "-c", _RESOLVE], stdout=subprocess.PIPE, text=True, env=os.environ)
         for _ in range(2)
     ]
-    first, second = (process.communicate(timeout=60)[0].split() for process in both)
+    first, second = (process.communicate(timeout=180)[0].split() for process in both)
     assert [process.returncode for process in both] == [0, 0]
     assert first == second
     assert len(first) == 2
@@ -145,7 +145,7 @@ def test_two_processes_at_once_get_the_same_files() -> None:
 @pytest.mark.usefixtures("repository")
 def test_process_killed_while_resolving_leaves_no_half_set(tmp_path: Path) -> None:
     killed = subprocess.Popen([sys.executable, "-c", _RESOLVE], stdout=subprocess.DEVNULL, env=os.environ)
-    cache, deadline = tmp_path / "cache" / "jars", time.monotonic() + 30
+    cache, deadline = tmp_path / "cache" / "jars", time.monotonic() + 120
     while not list(cache.glob("*.partial")):
         assert time.monotonic() < deadline
         assert killed.poll() is None

@@ -67,7 +67,7 @@ def of_checkpoint(bench: Bench, topic: str) -> dict[tuple[str, int], int]:
 
 
 def eventually(is_so: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.05)

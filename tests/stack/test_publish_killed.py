@@ -116,7 +116,7 @@ def publish(folder: Path, *jobs: str, failpoint: str | None = None) -> subproces
         env=os.environ | ({"STREAMS_FAILPOINT": failpoint} if failpoint else {}),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=400,
         check=False,
     )
 
