@@ -17,7 +17,7 @@ import yaml
 
 from streams.local.replay import plan_replay
 from streams.local.s3_server import client
-from streams.settings import PROJECT, Settings, load_settings
+from streams.settings import PROJECT, load_settings
 from tests.stack.airflow_stack import installed, wait_until
 from tests.stack.compose_stack import FILE, ORDERS, Stack, environment
 from tests.stack.reading import read_topic
