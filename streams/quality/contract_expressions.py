@@ -146,7 +146,7 @@ def _typed(column: ContractColumn, cell: Cell) -> Column:
     forms: dict[type[DataType], str] = {LongType: _INTEGER, DateType: _DATE, TimestampType: _DATE_TIME}
     form = forms.get(type(kind), _NUMBER)
     if isinstance(kind, TimestampType):
-        text = F.translate(text, "tz", "TZ")  # a cast knows no small t and z
+        text = F.upper(text)  # a cast knows no small t and z
     value = F.when(text.rlike(form), text).try_cast(kind)
     if isinstance(kind, DecimalType):
         # A cast rounds what has more digits than the column; a contract's money is never rounded silently.

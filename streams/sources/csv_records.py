@@ -74,7 +74,7 @@ class CsvRecords:
 
 def _skeleton(text: Column) -> Column:
     """The line with each quoted stretch made one mark, so that commas and line ends in it do not count."""
-    text = F.translate(text, _QUOTED, " ")  # a value may hold the mark itself
+    text = F.replace(text, F.lit(_QUOTED), F.lit(" "))  # a value may hold the mark itself
     return F.when(F.contains(text, F.lit('"')), F.regexp_replace(text, '"[^"]*+"', _QUOTED)).otherwise(text)
 
 

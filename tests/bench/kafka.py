@@ -12,7 +12,7 @@ from streams.flows import all_flows
 from streams.local.broker import Broker
 from streams.local.producer import send_messages
 from streams.local.replay import plan_replay
-from streams.supervisor.run import drain
+from streams.supervisor.attach import run_or_attach
 from streams.supervisor.service import started
 from tests.bench.figure import Figure
 from tests.spark.flow_bench import settings_for
@@ -46,7 +46,7 @@ def measure(place: Path, say: Callable[[str], None], *, quick: bool = False) -> 
             ours, by_hand, as_text = [], [], []
             for turn in range(_ROUNDS + 1):
                 began = time.perf_counter()
-                drain(flow, service)
+                run_or_attach(flow, service)
                 ours.append(time.perf_counter() - began)
                 service.checkpoint(flow.name).set_aside(f"round-{turn}")
                 spark, servers = service.spark, broker.bootstrap_servers

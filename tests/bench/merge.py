@@ -18,7 +18,7 @@ from streams.settings import PROJECT
 from streams.sinks.merge import Ranking, merge
 from streams.sinks.pruning import KeySpan
 from streams.sinks.table import ensure_table
-from streams.supervisor.run import drain
+from streams.supervisor.attach import run_or_attach
 from streams.supervisor.service import started
 from tests.bench.figure import Figure
 from tests.spark.flow_bench import settings_for
@@ -49,7 +49,7 @@ def _silver(service: Service, held: int, changed: int, say: Callable[[str], None
     spark, flow = service.spark, all_flows(service.settings)["silver.order_events"]
     say(f"  filling silver with {held:,} rows")
     _put(service, "bronze.order_events", "kafka_events", _events(spark, spark.range(held), 1))
-    drain(flow, service)
+    run_or_attach(flow, service)
     ours_path, by_hand = service.lake.table(flow.name), f"{service.settings.lake.root}/by_hand"
     table = spark.read.format("delta").load(ours_path)
     ensure_table(spark, by_hand, table.schema)
@@ -59,7 +59,7 @@ def _silver(service: Service, held: int, changed: int, say: Callable[[str], None
         rows = _batch(service, held, changed, turn)
         _put(service, "bronze.order_events", "kafka_events", rows)
         version = DeltaTable.forPath(spark, service.lake.table("bronze.order_events")).history(1).first()["version"]
-        ours.append(_timed(lambda: drain(flow, service)))
+        ours.append(_timed(lambda: run_or_attach(flow, service)))
         theirs.append(_timed(lambda version=version: _merge_by_hand(service, by_hand, version)))
         say(f"  silver merge {turn}: {ours[-1]:.1f} s, by hand {theirs[-1]:.1f} s")
         held += changed // 2
@@ -74,7 +74,7 @@ def _silver(service: Service, held: int, changed: int, say: Callable[[str], None
     for turn in range(_ROUNDS + 2):
         _put(service, "bronze.order_events", "kafka_events", _batch(service, held, 10_000, 100 + turn))
         began = time.perf_counter()
-        (audit,) = drain(flow, service).audits
+        (audit,) = run_or_attach(flow, service).audits
         whole.append(time.perf_counter() - began)
         shares.append(audit.seconds["check"])
         held += 5_000
@@ -117,7 +117,7 @@ def _history(service: Service, held: int, changed: int, say: Callable[[str], Non
     _put(service, "bronze.snowflake_products", "snowflake_products", _products(spark.range(held), 0))
     upstream, flow = flows["silver.product_versions"], flows["gold.dim_product"]
     for one in (upstream, flow):
-        drain(one, service)
+        run_or_attach(one, service)
     path, by_hand = service.lake.table(flow.name), f"{service.settings.lake.root}/history_by_hand"
     table = spark.read.format("delta").load(path)
     ensure_table(spark, by_hand, table.schema)
@@ -126,8 +126,8 @@ def _history(service: Service, held: int, changed: int, say: Callable[[str], Non
     for turn in range(1, _ROUNDS + 2):
         numbers = spark.range(changed).select(((F.col("id") * _HASH + turn) % held).alias("id")).distinct()
         _put(service, "bronze.snowflake_products", "snowflake_products", _products(numbers, turn))
-        drain(upstream, service)
-        ours.append(_timed(lambda: drain(flow, service)))
+        run_or_attach(upstream, service)
+        ours.append(_timed(lambda: run_or_attach(flow, service)))
         version = DeltaTable.forPath(spark, path).history(1).first()["version"]
         theirs.append(_timed(lambda version=version: _merge_versions_by_hand(spark, path, by_hand, version)))
         say(f"  history {turn}: {ours[-1]:.1f} s, by hand {theirs[-1]:.1f} s")

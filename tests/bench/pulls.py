@@ -19,7 +19,7 @@ from streams.local.redshift_server import RedshiftServer
 from streams.local.s3_server import S3Server
 from streams.local.snowflake_server import DATABASE, SnowflakeServer
 from streams.settings import PROJECT
-from streams.supervisor.run import drain
+from streams.supervisor.attach import run_or_attach
 from streams.supervisor.service import Service, started
 from tests.bench.figure import Figure
 from tests.spark.flow_bench import settings_for
@@ -177,7 +177,7 @@ def _fetch(fetch: Callable[[], pa.Table]) -> None:
 
 
 def _pull(flow: str, service: Service, rows: int) -> None:
-    run = drain(all_flows(service.settings)[flow], service)
+    run = run_or_attach(all_flows(service.settings)[flow], service)
     assert sum(audit.counts.rows_written for audit in run.audits) == rows
 
 
