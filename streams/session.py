@@ -66,9 +66,9 @@ _TUNING = {
 }
 SESSION_DEFAULTS: Final = _TUNING | _DELTA
 # Java's upper, lower and messages are by its language: English everywhere, whatever the machine's is.
+_ENGLISH: Final = "-Duser.language=en -Duser.country=US"
 DRIVER_OPTIONS: Final = (
-    "-Duser.language=en -Duser.country=US "
-    f"-Dlog4j2.configurationFile={(Path(__file__).parent / 'log4j2.properties').as_uri()}"
+    f"{_ENGLISH} -Dlog4j2.configurationFile={(Path(__file__).parent / 'log4j2.properties').as_uri()}"
 )
 _LOOPBACK = {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
 # Delta's own log in S3 loses commits when two drivers write one table at once; the lanes and the audit are shared.
@@ -185,6 +185,7 @@ def _configuration(settings: Settings, environ: Mapping[str, str]) -> dict[str, 
         "spark.app.name": spark.app_name,
         "spark.driver.memory": spark.driver_memory,
         "spark.driver.extraJavaOptions": DRIVER_OPTIONS,
+        "spark.executor.extraJavaOptions": _ENGLISH,
     }
     on_s3 = _ON_S3 | _s3_endpoint(environ) if _is_on_s3(settings) else {}
     return SESSION_DEFAULTS | local | driver | on_s3 | spark.conf | _DELTA | _redaction(settings)

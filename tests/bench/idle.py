@@ -50,7 +50,7 @@ def measure(place: Path, say: Callable[[str], None], *, quick: bool = False) -> 
         # What keeps it up, systemd or a container's engine, starts it again; meanwhile events go on coming.
         with Up(place / "settings.yaml", place / "again.log") as service:
             sent = send(broker, paced(iter(range(1, 1000)), 30, 10))
-            service.wait_until_quiet(flows, 120)
+            service.wait_until_quiet(flows, 300)
         seen = seen_in_gold(settings)
         back = max(seen[one.order, one.step] for one in sent) - killed
         yield Figure("killed by `kill -9` and started again, until gold has what came meanwhile", back, at_most=30)

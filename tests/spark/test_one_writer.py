@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from streams.supervisor.lease import Holder, LeaseLostError, Leases
 from streams.supervisor.run import drain
 from streams.supervisor.supervisor import State, Supervisor
 from tests.spark.flow_bench import Bench
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,13 +71,6 @@ def land(bench: Bench, currency: str) -> None:
 
 def currencies(bench: Bench) -> list[str]:
     return sorted(row["quote_currency"] for row in bench.rows(FLOW))
-
-
-def wait_until(is_so: Callable[[], bool], seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def declared(service: Service) -> Flow:

@@ -10,7 +10,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,9 +19,10 @@ import requests
 from streams.airflow.daily_pipeline import DAG_ID
 from streams.jars import cache_root
 from streams.settings import PROJECT
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 LOCK = PROJECT / "streams" / "airflow" / "requirements.lock"
@@ -204,16 +204,3 @@ class Airflow:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[bytes] | None = None, seconds: float = 400) -> None:
-    """Ask again and again until it is so.
-
-    Raises:
-        AssertionError: it took too long, or `process` ended.
-    """
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert process is None or process.poll() is None, "it ended"
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)

@@ -5,22 +5,18 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import Self
 
 import psutil
 import pyspark
 
 from streams.jars import find_java
 from tests.conftest import QUICK_START
+from tests.waiting import wait_until
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-T = TypeVar("T")
 _SPARK = Path(pyspark.__file__).parent
 # What Spark's own scripts set, of which the package has not those that start a cluster.
 _ENVIRONMENT = {"SPARK_HOME": str(_SPARK), "SPARK_SCALA_VERSION": "2.13", "SPARK_LOCAL_IP": "127.0.0.1"}
@@ -110,17 +106,8 @@ class SparkCluster:
             assert process.poll() is None, log.read_text()[-2000:]
             return ready.search(log.read_text())
 
-        found = until(said, 60)
+        found = wait_until(said, seconds=60)
         return found.group(1) if found.groups() else ""
-
-
-def until(found: Callable[[], T | None], seconds: float) -> T:
-    """What a question is answered with, once it is."""
-    deadline = time.monotonic() + seconds
-    while not (answer := found()):
-        assert time.monotonic() < deadline, "nothing within the time"
-        time.sleep(0.05)
-    return answer
 
 
 def _children(pid: int) -> list[psutil.Process]:

@@ -23,7 +23,8 @@ from streams.quality.contract import load_contracts
 from streams.settings import PROJECT, load_settings
 from streams.supervisor.service import Service
 from tests.conftest import QUICK_START
-from tests.stack.spark_cluster import SparkCluster, until
+from tests.stack.spark_cluster import SparkCluster
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -196,7 +197,7 @@ def test_two_days_on_a_cluster(
 
 
 def kill_worker_in_the_middle(cluster: SparkCluster, log: Path) -> None:
-    until(lambda: "to_bronze done" in log.read_text() or None, 400)
+    wait_until(lambda: "to_bronze done" in log.read_text())
     cluster.kill_worker(0)
 
 

@@ -18,9 +18,10 @@ import yaml
 from streams.local.replay import plan_replay
 from streams.local.s3_server import client
 from streams.settings import PROJECT, load_settings
-from tests.stack.airflow_stack import installed, wait_until
+from tests.stack.airflow_stack import installed
 from tests.stack.compose_stack import FILE, ORDERS, Stack, environment
 from tests.stack.reading import read_topic
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,7 +169,7 @@ def test_service_brings_the_shop_into_the_warehouses(stack: Stack) -> None:
 
     service = stack.start("streams")
     stack.wait("streams", service)
-    wait_until(published, service, 900)
+    wait_until(published, service, seconds=900)
     status = stack.run("streams", ["streams", "status", "--env", "compose"])
     assert status.returncode == 0, status.stdout
 

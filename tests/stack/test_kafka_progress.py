@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from confluent_kafka.admin import AdminClient
@@ -20,13 +19,14 @@ from streams.supervisor.supervisor import State, Supervisor
 from streams.telemetry.events import KafkaLag
 from streams.telemetry.metrics import Metrics
 from tests.spark.flow_bench import Bench
+from tests.waiting import wait_until
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", r"(read|open)_text is deprecated", DeprecationWarning)
     from kafka import KafkaAdminClient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pyspark.sql import SparkSession
@@ -66,13 +66,6 @@ def of_checkpoint(bench: Bench, topic: str) -> dict[tuple[str, int], int]:
     return {(topic, int(partition)): offset for partition, offset in offsets.items()}
 
 
-def eventually(is_so: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 180
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_a_consumer_group_stands_where_the_checkpoint_does_and_the_lag_is_what_came_since(
     bench: Bench, broker: Broker, topic: str
 ) -> None:
@@ -83,11 +76,11 @@ def test_a_consumer_group_stands_where_the_checkpoint_does_and_the_lag_is_what_c
     assert run.total("rows_read") == 30
     there = of_checkpoint(bench, topic)
     assert sum(there.values()) == 30
-    eventually(lambda: {at: offset for at, offset in group_offsets(broker).items() if at[0] == topic} == there)
-    eventually(lambda: kafka.lag(FLOW) == {0: 0, 1: 0})
+    wait_until(lambda: {at: offset for at, offset in group_offsets(broker).items() if at[0] == topic} == there)
+    wait_until(lambda: kafka.lag(FLOW) == {0: 0, 1: 0})
     # Nothing is run, and the lag grows by what comes.
     send_messages(plan_replay(seed=9, limit=60).messages[:12], broker.bootstrap_servers, topic)
-    eventually(lambda: sum((kafka.lag(FLOW) or {}).values()) == 12)
+    wait_until(lambda: sum((kafka.lag(FLOW) or {}).values()) == 12)
     unread = read_ends(broker, topic)
     lag = kafka.lag(FLOW) or {}
     assert {(topic, partition): messages for partition, messages in lag.items()} == {
@@ -117,8 +110,8 @@ def test_the_supervisors_report_has_lag_and_freshness(bench: Bench, broker: Brok
     supervisor = Supervisor([all_flows(bench.service.settings)[FLOW]], bench.service)
     supervisor.start()
     try:
-        eventually(lambda: supervisor.states()[FLOW] is State.WAITING)
-        eventually(lambda: supervisor.reports()[FLOW].kafka_lag == {"0": 0, "1": 0})
+        wait_until(lambda: supervisor.states()[FLOW] is State.WAITING)
+        wait_until(lambda: supervisor.reports()[FLOW].kafka_lag == {"0": 0, "1": 0})
         found = supervisor.reports()[FLOW]
         # The messages were sent a moment ago, and have their broker's time.
         assert found.freshness_p50 is not None
@@ -141,7 +134,7 @@ def test_a_group_that_may_not_be_committed_to_fails_nothing(bench: Bench, broker
         (described,) = (future.result() for future in admin.describe_consumer_groups([GROUP]).values())
         return bool(described.members) and described.state.name == "STABLE"
 
-    eventually(has_joined)
+    wait_until(has_joined)
     try:
         with capture_logs() as logged:
             for part in (slice(0, 10), slice(10, 20)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -19,9 +18,10 @@ from streams.supervisor.page.server import page_of
 from streams.supervisor.supervisor import Supervisor
 from tests.browser import CHROMIUM, browser, widest
 from tests.spark.flow_bench import Bench
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from playwright.sync_api import Page
@@ -48,14 +48,7 @@ class Running:
     address: str
 
     def wait_for(self, flow: str, state: str) -> None:
-        until(lambda: self.supervisor.states()[flow].value == state)
-
-
-def until(is_so: Callable[[], bool], seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
+        wait_until(lambda: self.supervisor.states()[flow].value == state)
 
 
 def contracts_with(folder: Path, table: str, check: str) -> str:
@@ -89,7 +82,7 @@ def running(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> It
     with page_of(bench.service, recent, lambda _: None) as address:
         assert address is not None
         made = Running(bench, supervisor, address)
-        until(lambda: recent.batches("silver.fx_rates") != ())
+        wait_until(lambda: recent.batches("silver.fx_rates") != ())
         made.wait_for("silver.fx_rates", "waiting")
         made.wait_for("gold.fact_orders", "paused")
         run_job("dq_silver_gate", bench.service)
@@ -217,7 +210,7 @@ def test_what_was_before_is_known_to_the_next_process(running: Running) -> None:
     later = Recent()
     with page_of(running.bench.service, later, lambda _: None) as address:
         assert requests.get(str(address), timeout=10).ok
-        until(lambda: later.counted_at is not None)
+        wait_until(lambda: later.counted_at is not None)
     (audit, *_) = later.batches("silver.fx_rates")
     assert (audit.counts.rows_read, audit.counts.rows_written) == (2, 2)
     assert audit.checks

@@ -24,11 +24,11 @@ from streams.supervisor.control import Control
 from streams.supervisor.lease import Holder, Leases
 from streams.supervisor.service import Service
 from tests.stack.test_kill import ROOT, assert_audit_is_whole, configure, contents, run_jobs
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-    from typing import Any
 
     from pyspark.sql import SparkSession
 
@@ -65,7 +65,7 @@ def stop_for_a_while(
     time.sleep(dice.random() * 2)
     stopped.send_signal(signal.SIGSTOP)
     meanwhile()
-    wait_for(lambda: has_written(other.pid, control))
+    wait_until(lambda: has_written(other.pid, control))
     stopped.send_signal(signal.SIGCONT)
     time.sleep(dice.random() * EXPIRES)
 
@@ -75,14 +75,6 @@ def has_written(pid: int, control: Control) -> bool:
     flow = report.flows.get("bronze.order_events") if report else None
     holder = report.processes.get(flow.holder) if report and flow else None
     return flow is not None and holder is not None and holder.pid == pid and flow.batches > 0
-
-
-def wait_for(found: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 400
-    while not (value := found()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return value
 
 
 @pytest.mark.parametrize(
@@ -102,7 +94,7 @@ def test_either_is_stopped_and_goes_on(
     control = Control(LocalFiles(tmp_path / "shared" / "checkpoints"))
     with ExitStack() as stack:
         up = [stack.enter_context(service_up(config, tmp_path / f"{name}.log")) for name in ("one", "two")]
-        wait_for(lambda: (report := control.report()) and len(report.processes) == 2)
+        wait_until(lambda: (report := control.report()) and len(report.processes) == 2)
         began = time.monotonic()
         for number in range(0, parts, 2):
             send(plan, number, parts, broker, topic, landing)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -32,7 +33,7 @@ _WARM_UP_MINUTES: Final = 5
 _ORDERS: Final = 5000
 _MAY_GROW: Final = 1.1
 # `[612.345s][info][gc] GC(96) Pause Young (Normal) (G1 Evacuation Pause) 591M->144M(1024M) 8.123ms`
-_COLLECTED: Final = re.compile(r"^\[([\d.]+)s\].*?->(\d+)M\(")
+_COLLECTED: Final = re.compile(r"->(\d+)M\(")
 _OURS: Final = ("bronze.order_events", "silver.order_events", "gold.fact_orders")
 
 
@@ -53,15 +54,15 @@ class Minute:
 
 @dataclass(frozen=True)
 class Level:
-    """Whether a figure stays where it is."""
+    """Whether a figure stays where it is; one that was never seen in a third, None, is not known to."""
 
     what: str
-    first: float
-    last: float
+    first: float | None
+    last: float | None
 
     @property
     def holds(self) -> bool:
-        return self.last <= self.first * _MAY_GROW
+        return self.first is not None and self.last is not None and self.last <= self.first * _MAY_GROW
 
 
 def main() -> int:
@@ -78,8 +79,8 @@ def main() -> int:
     levels = judge(minutes)
     table = Table("what", "first third", "last third", "", box=None, pad_edge=False)
     for level in levels:
-        verdict = "level" if level.holds else "grows"
-        table.add_row(level.what, f"{level.first:,.2f}", f"{level.last:,.2f}", verdict)
+        first, last = ("not seen" if one is None else f"{one:,.2f}" for one in (level.first, level.last))
+        table.add_row(level.what, first, last, "level" if level.holds else "not level")
     out.print(table)
     if asked.json:
         asked.json.write_text(json.dumps([asdict(minute) for minute in minutes], indent=1))
@@ -90,21 +91,27 @@ def soak(place: Path, minutes: int, rate: int, out: Console) -> list[Minute]:
     """A service with all flows up, fed at a steady rate; what it holds, minute by minute."""
     contracts, seen = load_contracts(PROJECT / "contracts" / "bronze"), []
     collections = place / "gc.log"
-    with Broker(place / "broker") as broker, ShopSources(place / "sources", contracts) as sources:
+    with (
+        ExitStack() as running,
+        Broker(place / "broker") as broker,
+        ShopSources(place / "sources", contracts) as sources,
+    ):
         settings = fill(place, broker, sources, orders=_ORDERS, targets=sources.targets())
         with Up(place / "settings.yaml", place / "service.log", f"-Xlog:gc:file={collections}") as service:
-            service.wait_until_quiet(len(all_flows(settings)), 600)
+            service.wait_until_quiet(len(all_flows(settings)), 900)
+            log = running.enter_context(collections.open())
+            log.read()  # what came before the first minute
             feeding = threading.Thread(target=send, args=(broker, paced(iter(range(1, 10**9)), rate, minutes * 60)))
             feeding.start()
             for number in range(1, minutes + 1):
-                began, cpu, collected = time.time(), service.cpu_seconds(), _lines(collections)
+                began, cpu = time.time(), service.cpu_seconds()
                 time.sleep(60)
                 service.require_well()
                 took = {
                     flow: [seconds for at, name, seconds in list(service.batches) if name == flow and at >= began]
                     for flow in _OURS
                 }
-                left = [int(match[2]) for line in _new(collections, collected) if (match := _COLLECTED.match(line))]
+                left = [int(size) for size in _COLLECTED.findall(log.read())]
                 minute = Minute(
                     number,
                     service.resident_mib(),
@@ -135,16 +142,8 @@ def judge(minutes: list[Minute]) -> list[Level]:
             [value for minute in part if (value := getattr(minute, what)) is not None]
             for part in (warm[:third], warm[-third:])
         )
-        levels.append(Level(what, median(first), median(last)))
+        levels.append(Level(what, *(median(seen) if seen else None for seen in (first, last))))
     return levels
-
-
-def _lines(file: Path) -> int:
-    return len(file.read_text().splitlines()) if file.exists() else 0
-
-
-def _new(file: Path, after: int) -> list[str]:
-    return file.read_text().splitlines()[after:] if file.exists() else []
 
 
 if __name__ == "__main__":

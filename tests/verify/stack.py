@@ -102,14 +102,16 @@ class Stack:
 
     def make_table(self, system: str, name: str, schema: pa.Schema, key: Sequence[str]) -> str:
         """Make a table at a source, anew where there is one; gives its name as that source spells it."""
-        server = getattr(self.sources, system)
+        spelled = {"redshift": name.lower(), "snowflake": name.upper(), "salesforce": f"{name}__c"}[system]
+        self.create(system, spelled, schema, key)
+        return spelled
+
+    def create(self, system: str, name: str, schema: pa.Schema, key: Sequence[str]) -> None:
+        """Make a table of exactly this name."""
         if system == "salesforce":
-            name = f"{name}__c"
-            server.create_object(name, schema)
+            self.sources.salesforce.create_object(name, schema)
         else:
-            name = name.lower() if system == "redshift" else name.upper()
-            server.create_table(name, schema, key)
-        return name
+            getattr(self.sources, system).create_table(name, schema, key)
 
     @property
     def config(self) -> Path:

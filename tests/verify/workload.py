@@ -131,12 +131,7 @@ class Workload:
         self._number = 0
         self._sender = Sender(stack.broker.bootstrap_servers, stack.topic, self.rules[EVENTS], self.sent)
         for flow, table in PULLED.items():
-            schema = shop.tables[table.contract].schema
-            server = getattr(stack.sources, table.system)
-            if table.system == "salesforce":
-                server.create_object(table.table, schema)
-            else:
-                server.create_table(table.table, schema, self.rules[flow].key)
+            stack.create(table.system, table.table, shop.tables[table.contract].schema, self.rules[flow].key)
 
     def feed(self, flow: str, count: int | None = None) -> int:
         """Send some more to the source of a bronze flow; gives how many inputs that were."""

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 _STARTS_WITHIN: Final = 20.0  # seconds
 _ENDS_WITHIN: Final = 5.0
-# Reading the audit is many a flow's first batch: those that start again after a fault go first.
-_FILLED_WITHIN: Final = 90.0
+# Reading the audit is as much work as a flow's first batch, and the flows' own come first.
+_FILL_BEGINS_WITHIN: Final = 90.0  # seconds
 _AT_ONCE: Final = 100  # requests; the next ones are told to come later
 
 
@@ -141,7 +141,7 @@ def page_of(
 
 def _fill(recent: Recent, facts: Facts, lanes: SparkLanes, service: Service) -> None:
     """What happened before this process began, when somebody looks or the flows have had time to begin."""
-    facts.looked_at.wait(_FILLED_WITHIN)
+    facts.looked_at.wait(_FILL_BEGINS_WITHIN)
     if service.draining.is_set():
         return
     with bound(run=service.run_id):

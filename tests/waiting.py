@@ -1,0 +1,28 @@
+"""Waiting for what must come, in all tests."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final, TypeVar
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+T = TypeVar("T")
+# Ends a test that hangs, on a slow and busy machine too; it says nothing of how fast anything is.
+PATIENCE: Final = 400.0  # seconds
+
+
+def wait_until(found: Callable[[], T], process: subprocess.Popen[bytes] | None = None, seconds: float = PATIENCE) -> T:
+    """Ask again and again until the answer is yes, or something; gives the answer.
+
+    Raises:
+        AssertionError: it took too long, or `process` ended.
+    """
+    deadline = time.monotonic() + seconds
+    while not (answer := found()):
+        assert process is None or process.poll() is None, "it ended"
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+    return answer
