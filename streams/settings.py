@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import json
+import random
 import re
 import types
 from pathlib import Path
@@ -189,7 +190,13 @@ class RestartSettings(_Model):
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.2
     max_restarts: PositiveInt = 10
     window_seconds: Seconds = 600.0
+    job_attempts: PositiveInt = 3  # of a flow in a daily job, which then fails
     stall_seconds: Seconds = 600.0  # a batch in which nothing moves for so long is ended, and tried again
+
+    def pause_before(self, restart: int) -> float:
+        """Seconds before the so manieth restart; with jitter, so that flows which failed together part."""
+        pause = min(self.first_pause_seconds * self.multiplier ** (restart - 1), self.max_pause_seconds)
+        return float(pause * random.uniform(1 - self.jitter, 1 + self.jitter))
 
 
 class LeaseSettings(_Model):

@@ -7,13 +7,18 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import structlog
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_when_event_set
+from tenacity.nap import sleep_using_event
 
-from streams.errors import FatalError, RetriableError
+from streams.errors import FatalError, RetriableError, UnavailableError
+from streams.micro_batch import BatchHeldError
 from streams.small_files import small_files
 from streams.supervisor.control import Control
 from streams.supervisor.run import FlowRun, drain
 
 if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
     from streams.flows.flow import Flow
     from streams.supervisor.control import FlowReport
     from streams.supervisor.service import Service
@@ -38,7 +43,7 @@ def run_or_attach(flow: Flow, service: Service) -> FlowRun:
     """
     leases = service.leases
     if leases is None:
-        return drain(flow, service)
+        return _drained(flow, service)
     control = Control(small_files(service.settings.checkpoints.root))
     attached: _Attached | None = None
     told_at = -_TELL_SECONDS
@@ -51,7 +56,7 @@ def run_or_attach(flow: Flow, service: Service) -> FlowRun:
             )
         if leases.acquire(flow.name):
             try:
-                return drain(flow, service)
+                return _drained(flow, service)
             finally:
                 leases.release(flow.name)
         if service.draining.is_set():
@@ -70,6 +75,27 @@ def run_or_attach(flow: Flow, service: Service) -> FlowRun:
             told_at = time.monotonic()
             log.info("waiting for the process that holds the flow", flow=flow.name, pid=holder.pid, host=holder.host)
         service.draining.wait(_LOOK_SECONDS)
+
+
+def _drained(flow: Flow, service: Service) -> FlowRun:
+    """Tried again where that may help: a check's judgement stays, and what is away was waited for by who asked it."""
+    restart, done = service.settings.restart, FlowRun(flow.name)
+
+    def tell(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        log.warning("flow failed; it is tried again", flow=flow.name, error=str(error), attempt=state.attempt_number)
+
+    trying = Retrying(
+        retry=retry_if_exception(
+            lambda error: isinstance(error, RetriableError) and not isinstance(error, UnavailableError | BatchHeldError)
+        ),
+        stop=stop_after_attempt(restart.job_attempts) | stop_when_event_set(service.draining),
+        wait=lambda state: restart.pause_before(state.attempt_number),
+        sleep=sleep_using_event(service.draining),
+        before_sleep=tell,
+        reraise=True,
+    )
+    return trying(drain, flow, service, done=done)
 
 
 class _Attached:

@@ -88,6 +88,7 @@ def drain(
     service: Service,
     is_over: Callable[[int], bool] = lambda _: False,
     on_start: Callable[[Stall], None] = lambda _: None,
+    done: FlowRun | None = None,
 ) -> FlowRun:
     """Run a flow until its sources, as they stood at the start, are through.
 
@@ -100,29 +101,34 @@ def drain(
         is_over: asked before each batch, with the number of those that are done, whether to end before everything is
             through.
         on_start: given what tells whether the query that was just started has stalled.
+        done: what an earlier call did that failed, to be gone on with.
 
     Raises:
         FatalError: going on would lose data, or a check stops the flow.
         RetriableError: anything else; the same call may succeed later.
     """
     with bound(run=service.run_id, flow=flow.name):
-        query = _Query(flow, service, is_over, on_start)
+        query = _Query(flow, service, is_over, on_start, done or FlowRun(flow.name))
         try:
-            done = query.run()
+            query.run()
         except Exception as error:
             explained = error if isinstance(error, StreamsError) else _explain(flow.name, error)
             query.tell_of_end(explained)
             raise explained from (None if explained is error else error)
         query.tell_of_end()
-        return done
+        return query.done
 
 
 class _Query:
     def __init__(
-        self, flow: Flow, service: Service, is_over: Callable[[int], bool], on_start: Callable[[Stall], None]
+        self,
+        flow: Flow,
+        service: Service,
+        is_over: Callable[[int], bool],
+        on_start: Callable[[Stall], None],
+        done: FlowRun,
     ) -> None:
-        self.flow, self.service, self.is_over, self.on_start = flow, service, is_over, on_start
-        self.done = FlowRun(flow.name)
+        self.flow, self.service, self.is_over, self.on_start, self.done = flow, service, is_over, on_start, done
         self.error: BaseException | None = None
         self.interrupted: int | None = None
         self.name: str | None = None  # of this run; none before it has begun
@@ -132,7 +138,7 @@ class _Query:
         if self.name is not None:
             self.service.tell(RunEnded(self.flow.name, self.name, datetime.now(UTC), self.done.is_through, error))
 
-    def run(self) -> FlowRun:
+    def run(self) -> None:
         service, flow = self.service, self.flow
         checkpoint = service.checkpoint(flow.name)
         service.prepare(flow)
@@ -140,7 +146,7 @@ class _Query:
         flow.guard(service.spark, checkpoint)
         # To start a query costs seconds, even where it finds nothing; a day has thirty.
         if flow.is_idle(checkpoint, position):
-            return self.done
+            return
         self.interrupted = checkpoint.interrupted_batch()
         self.name = str(uuid.uuid4())
         service.tell(RunBegan(flow.name, self.name, datetime.now(UTC)))
@@ -163,14 +169,13 @@ class _Query:
                 raise self._stalled() from None
             # What was raised in `_on_batch` comes back as text; the error itself is kept there.
             if isinstance(self.error, _EndedError):
-                return self.done
+                return
             raise self.error or query.exception() or RetriableError("QUERY_FAILED", "The query failed.") from None
         finally:
             query.stop()
         if stall.has_ended_it:
             raise self._stalled()
         checkpoint.remember_through(position)
-        return self.done
 
     def _stalled(self) -> RetriableError:
         return RetriableError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import random
 import threading
 import time
 from collections import Counter, deque
@@ -305,7 +304,7 @@ class Supervisor:
             )
             self._become(tended, State.FAILED)
             return
-        pause = _pause_before(tended.failures, restart)
+        pause = restart.pause_before(tended.failures)
         log.warning("flow failed; it will be started again", error=str(error), pause_seconds=round(pause, 1), **facts)
         self._become(tended, State.HELD if isinstance(error, BatchHeldError) else State.BACKING_OFF)
         with self._wake:
@@ -407,9 +406,3 @@ class Supervisor:
     def _notify(self) -> None:
         with self._wake:
             self._wake.notify_all()
-
-
-def _pause_before(failures: int, restart: RestartSettings) -> float:
-    """Growing pauses, with jitter so that flows which failed together do not come back together."""
-    pause = min(restart.first_pause_seconds * restart.multiplier ** (failures - 1), restart.max_pause_seconds)
-    return float(pause * random.uniform(1 - restart.jitter, 1 + restart.jitter))

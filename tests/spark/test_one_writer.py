@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 from streams.errors import FatalError, RetriableError
 from streams.flows import all_flows
 from streams.micro_batch import process as process_batch
+from streams.settings import FlowSettings
 from streams.small_files import small_files
 from streams.supervisor.attach import run_or_attach
 from streams.supervisor.control import Control
@@ -170,6 +171,31 @@ class Meddling:
 def meddled(service: Service, *happens: Callable[[MicroBatch], None]) -> Flow:
     flow = declared(service)
     return replace(flow, processor=Meddling(flow.processor, list(happens)))
+
+
+def test_a_daily_job_tries_again_what_may_pass_and_counts_all_of_it_once(
+    bench: Bench, process: Callable[[str], Service]
+) -> None:
+    tried: list[str] = []
+
+    def fail(_: MicroBatch) -> None:
+        tried.append("failed")
+        raise OSError("Python worker failed to connect back.")
+
+    task, one_by_one = process("task"), {"flow_defaults": FlowSettings(max_files_per_batch=1)}
+    task = replace(task, settings=task.settings.model_copy(update=one_by_one))
+    land(bench, "GBP")
+    flow = meddled(task, lambda _: tried.append("well"), fail, fail)
+    run = run_or_attach(flow, task)
+    assert tried == ["well", "failed", "failed"]
+    assert (run.batches, run.total("rows_written")) == (2, 2)
+    assert currencies(bench) == ["GBP", "USD"]
+
+    land(bench, "CHF")
+    with pytest.raises(RetriableError, match="failed to connect back"):
+        run_or_attach(meddled(task, *([fail] * 9)), task)
+    assert tried.count("failed") == 2 + task.settings.restart.job_attempts
+    assert currencies(bench) == ["GBP", "USD"]
 
 
 def broken(service: Service) -> Flow:

@@ -18,7 +18,7 @@ from streams.supervisor.page.server import page_of
 from streams.supervisor.supervisor import Supervisor
 from tests.browser import CHROMIUM, browser, widest
 from tests.spark.flow_bench import Bench
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,6 +95,7 @@ def page(running: Running) -> Iterator[Page]:
     with browser() as opened:
         troubles: list[str] = []
         one = opened.new_page(viewport={"width": 1440, "height": 900})
+        one.set_default_timeout(PATIENCE * 1000)  # a guard against hangs; a click waits for what Spark does
         one.on("console", lambda said: troubles.append(said.text) if said.type in ("error", "warning") else None)
         one.on("pageerror", lambda error: troubles.append(str(error)))
         one.goto(running.address)
@@ -177,7 +178,7 @@ def test_a_row_is_mended_and_replayed_by_clicks_and_arrives(running: Running, pa
     assert json.loads(came)["rate"] == -0.94
     page.get_by_label("The mended row").fill(came.replace("-0.94", "0.94"))
     page.get_by_role("button", name="Replay").click()
-    page.get_by_text("It has arrived in bronze.fx_rates").wait_for(timeout=60_000)
+    page.get_by_text("It has arrived in bronze.fx_rates").wait_for()
     rates = {row["quote_currency"]: float(row["rate"]) for row in running.bench.rows("bronze.fx_rates")}
     assert rates == {"USD": 1.03, "GBP": 0.83, "CHF": 0.94}
 

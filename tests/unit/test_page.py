@@ -15,6 +15,7 @@ from streams.secrets import SecretReference
 from streams.settings import PageSettings, load_settings
 from streams.supervisor.control import Change, Process
 from streams.supervisor.page.lanes import Violation
+from streams.supervisor.page.recent import Recent
 from streams.supervisor.page.whereabouts import Found
 from streams.telemetry.events import BatchDone
 from tests.unit.page_bench import Stand, batch, check, declared, ill, lane_row, minutes_ago, stand, well
@@ -497,3 +498,14 @@ def test_a_page_that_has_ended_has_left_its_port(tmp_path: Path) -> None:
         assert page.get("/healthz").status_code == 200
     with stand(tmp_path, PageSettings(port=port)) as page:
         assert page.get("/healthz").status_code == 200
+
+
+def test_rows_that_come_while_the_older_ones_are_counted_are_counted_too() -> None:
+    recent = Recent()
+    recent(BatchDone("run", batch("bronze.fx_rates", 1, 5, rows_error=3)))
+    recent.count_lanes({"bronze.fx_rates": 4})
+    recent(BatchDone("run", batch("bronze.fx_rates", 2, 4, rows_error=2)))
+    assert recent.waiting("bronze.fx_rates") == 9
+    recent.settled("bronze.fx_rates", 6)
+    assert recent.waiting("bronze.fx_rates") == 3
+    assert recent.waiting("bronze.order_events") == 0

@@ -36,8 +36,9 @@ class Recent:
     def __init__(self, kept: int = KEPT) -> None:
         self._kept = kept
         self._batches: dict[str, deque[BatchAudit]] = {}
-        self._waiting: dict[str, int] = {}
-        self._to_lane: dict[str, int] = {}  # since the lanes were counted
+        self.began = datetime.now(UTC)
+        self._waiting: dict[str, int] = {}  # of the rows that came before
+        self._to_lane: dict[str, int] = {}  # since, less those that were settled
         self._counted_at: datetime | None = None
         self._gates_judged = 0
         self._lock = threading.Lock()
@@ -66,9 +67,9 @@ class Recent:
         return sum(one.counts.rows_read for one in self.batches(flow) if one.finished_at > since) / seconds
 
     def waiting(self, flow: str) -> int:
-        """How many of the flow's rows wait in the lane: as counted last, and what has come since."""
+        """How many of the flow's rows wait in the lane: of those from before this process began, and its own."""
         with self._lock:
-            return self._waiting.get(flow, 0) + self._to_lane.get(flow, 0)
+            return max(0, self._waiting.get(flow, 0) + self._to_lane.get(flow, 0))
 
     @property
     def counted_at(self) -> datetime | None:
@@ -76,14 +77,14 @@ class Recent:
         return self._counted_at
 
     def count_lanes(self, waiting: Mapping[str, int]) -> None:
-        """Take what was counted: rows that wait, by flow."""
+        """Take what was counted, by flow: the rows that wait and came before this process began."""
         with self._lock:
-            self._waiting, self._to_lane, self._counted_at = dict(waiting), {}, datetime.now(UTC)
+            self._waiting, self._counted_at = dict(waiting), datetime.now(UTC)
 
     def settled(self, flow: str, rows: int) -> None:
         """Rows of a flow no longer wait."""
         with self._lock:
-            self._waiting[flow] = max(0, self._waiting.get(flow, 0) + self._to_lane.pop(flow, 0) - rows)
+            self._to_lane[flow] = self._to_lane.get(flow, 0) - rows
 
     def fill(self, audits: Iterable[BatchAudit]) -> None:
         """Take batches of earlier processes; those that are known already are left out."""

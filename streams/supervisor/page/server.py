@@ -147,7 +147,7 @@ def _fill(recent: Recent, facts: Facts, lanes: SparkLanes, service: Service) -> 
     with bound(run=service.run_id):
         try:
             recent.fill(lanes.newest_audits())
-            recent.count_lanes(lanes.waiting())
+            recent.count_lanes(lanes.waiting(recent.began))
         except Exception as error:
             if not service.draining.is_set():
                 log.warning("the status page does not know what was before", error=error)

@@ -24,6 +24,7 @@ from streams.supervisor.page.whereabouts import Found, Place, Whereabouts, place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
     from pyspark.sql import Column, DataFrame, SparkSession
 
@@ -66,12 +67,12 @@ class SparkLanes:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def newest_audits(self) -> list[BatchAudit]:
-        """See `newest_audits`."""
-        return self._ask(lambda spark: newest_audits(spark, self._lake.audit))
+        """See `newest_audits`. However long it takes: nobody waits for it."""
+        return self._ask(lambda spark: newest_audits(spark, self._lake.audit), within=None)
 
-    def waiting(self) -> dict[str, int]:
-        """How many rows wait, by flow."""
-        return self._ask(self._waiting)
+    def waiting(self, before: datetime) -> dict[str, int]:
+        """How many rows that came before a moment wait, by flow; however long it takes."""
+        return self._ask(lambda spark: self._waiting(spark, before), within=None)
 
     def page(self, wanted: LaneFilter, offset: int) -> LanePage:
         """See `Lanes`."""
@@ -111,7 +112,7 @@ class SparkLanes:
         self._own.spark = self._spark.newSession()
         self._spark.sparkContext.setLocalProperty("spark.scheduler.pool", "page")
 
-    def _ask(self, question: Callable[[SparkSession], T]) -> T:
+    def _ask(self, question: Callable[[SparkSession], T], within: float | None = _WITHIN) -> T:
         group = f"page-{uuid.uuid4()}"
         context = self._spark.sparkContext
 
@@ -121,13 +122,13 @@ class SparkLanes:
 
         asked = self._threads.submit(work)
         try:
-            return asked.result(_WITHIN)
+            return asked.result(within)
         except TimeoutError:
             asked.cancel()
             context.cancelJobGroup(group)
             raise RetriableError(
                 "PAGE_TOO_SLOW",
-                f"Spark did not answer within {_WITHIN:.0f} s.",
+                f"Spark did not answer within {within:.0f} s.",
                 way_out="The flows are busy, or the tables are large: try again, or narrow the question.",
             ) from None
         except StreamsError:
@@ -138,8 +139,9 @@ class SparkLanes:
                 "PAGE_QUERY_FAILED", f"Spark could not answer ({type(error).__name__}).", way_out="Try again."
             ) from error
 
-    def _waiting(self, spark: SparkSession) -> dict[str, int]:
-        counted = lane_table(spark, self._lake.lanes).groupBy("flow").count().collect()
+    def _waiting(self, spark: SparkSession, before: datetime) -> dict[str, int]:
+        there = lane_table(spark, self._lake.lanes).where(F.col("recorded_at") < F.lit(before))
+        counted = there.groupBy("flow").count().collect()
         return {row["flow"]: row["count"] for row in counted}
 
     def _page(self, spark: SparkSession, wanted: LaneFilter, offset: int) -> LanePage:
