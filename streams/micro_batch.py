@@ -110,32 +110,34 @@ class Ingest:
     Args:
         table: bronze's table.
         lane: the layer's error lane.
-        compare: makes of a batch what is to be appended, where that depends on what bronze holds.
+        prepare: makes judged rows of a batch's. Here and not in the stream, whose plan is done when a batch comes: what
+            a write does not need (why a row is bad) is then not made for it.
         is_repeatable: whether the source gives the same rows when it is asked for a batch again. A database
             gives the rows as they are by then; what has moved out of the batch comes with a later one.
     """
 
     table: str
     lane: str
-    compare: Callable[[MicroBatch], DataFrame] | None = None
+    prepare: Callable[[MicroBatch], DataFrame]
     is_repeatable: bool = True
 
     def run(self, batch: MicroBatch) -> Outcome:
-        """Rows: the table's columns, and ``_violations`` (null for a sound row) and ``_payload``."""
-        if self.compare is not None:
-            batch = replace(batch, rows=self.compare(batch))
+        """Rows, once prepared: the table's columns without ``_ingested_at``; ``_is_bad``; of such rows ``_violations``
+
+        and ``_payload``.
+        """
+        batch = replace(batch, rows=self.prepare(batch))
         already = find_commit(batch.spark, self.table, batch.identity) if batch.is_repeated else None
-        is_bad = F.col("_violations").isNotNull()
         with batch.phase("append"):
-            read, bad = self._count(batch, is_bad) if already else (0, 0)
+            read, places = self._count(batch) if already else (0, [])
             times = None
             if already is None:
-                already, read, bad, times = self._append(batch, is_bad)
+                already, read, places, times = self._append(batch)
         batch.passes("data_written")
         # What an earlier process sent to the lane counts, even where the source gives it no more.
         lane = find_commit(batch.spark, self.lane, batch.identity) if batch.is_repeated else None
-        if lane is None and bad:
-            lane = self._to_lane(batch, batch.rows.where(is_bad))
+        if lane is None and places:
+            lane = self._to_lane(batch, places)
         batch.passes("lane_written")
         written, error = already.rows("numOutputRows"), lane.rows("numOutputRows") if lane else 0
         if batch.is_repeated and not self.is_repeatable:
@@ -143,20 +145,50 @@ class Ingest:
         counts = RowCounts(rows_read=read, rows_written=written, rows_error=error)
         return Outcome(counts, _versions({self.table: already, self.lane: lane}), times=times)
 
-    def _append(self, batch: MicroBatch, is_bad: Column) -> tuple[Commit, int, int, SourceTimes | None]:
+    def _append(self, batch: MicroBatch) -> tuple[Commit, int, list[int], SourceTimes | None]:
         seen = Observation()
-        observed = {"read": F.count(F.lit(1)), "bad": F.count_if(is_bad)}
-        observed |= SourceTimes.aggregates(F.col("_replay_of").isNull())
-        rows = batch.rows.observe(seen, *_named(observed))
-        commit = append(rows.where(~is_bad).drop("_violations", "_payload"), self.table, batch.identity)
-        return commit, seen.get["read"], seen.get["bad"], SourceTimes.of(seen.get)
+        rows = batch.rows.observe(seen, *_named(self._seen() | SourceTimes.aggregates(F.col("_replay_of").isNull())))
+        sound = rows.where(~F.col("_is_bad")).drop("_is_bad", "_violations", "_payload")
+        # After what is observed: Spark writes an instant into the code that it compiles, and code that changes with
+        # each batch is compiled, and begins slowly, with each. So the code that judges is other code.
+        commit = append(sound.withColumn("_ingested_at", F.current_timestamp()), self.table, batch.identity)
+        return commit, seen.get["read"], seen.get["bad_places"], SourceTimes.of(seen.get)
 
-    def _count(self, batch: MicroBatch, is_bad: Column) -> tuple[int, int]:
-        read, bad = batch.rows.agg(F.count(F.lit(1)), F.count_if(is_bad)).first()  # type: ignore[misc]
-        return read, bad
+    def _count(self, batch: MicroBatch) -> tuple[int, list[int]]:
+        read, places = batch.rows.agg(*_named(self._seen())).first()  # type: ignore[misc]
+        return read, places
 
-    def _to_lane(self, batch: MicroBatch, rows: DataFrame) -> Commit:
-        return write_lane(batch, rows.withColumnRenamed("_key", "key"), self.lane)
+    def _seen(self) -> dict[str, Column]:
+        return {"read": F.count(F.lit(1)), "bad_places": F.collect_set(F.when(F.col("_is_bad"), _place()))}
+
+    def _to_lane(self, batch: MicroBatch, places: list[int]) -> Commit:
+        rows = batch.rows.where(_is_at(places)).where(F.col("_is_bad"))
+        return write_lane(batch, rows.drop("_is_bad").withColumnRenamed("_key", "key"), self.lane)
+
+
+# Which rows need not be judged a second time to find the bad ones is told by the places of those, by offset. However
+# many rows are bad, their places are not more than this.
+_PLACES: Final = 1 << 16
+_WORD: Final = 32  # bits
+
+
+def _place() -> Column:
+    """A row's place, an integer from 0; all rows without an offset have the same."""
+    return F.coalesce(F.pmod("_offset", F.lit(_PLACES)), F.lit(0)).cast("int")
+
+
+def _is_at(places: list[int]) -> Column:
+    """Whether a row is at one of these places, looked up in a map of bits."""
+    words = [0] * (_PLACES // _WORD)
+    for place in places:
+        words[place // _WORD] |= 1 << place % _WORD
+    map_of_bits = F.expr(f"array({','.join(f'{word}L' for word in words)})")
+    return (
+        F.getbit(
+            F.get(map_of_bits, F.shiftright(_place(), _WORD.bit_length() - 1)), _place().bitwiseAND(F.lit(_WORD - 1))
+        )
+        == 1
+    )
 
 
 # Rows that one task writes, as one file; every file is one more to look at for each later batch.
@@ -454,7 +486,9 @@ def _write_results(batch: MicroBatch, audit: BatchAudit, results_root: str) -> N
 def write_lane(batch: MicroBatch, rows: DataFrame, lane: str) -> Commit:
     """Append rows to the error lane (see `lane_rows` for their columns)."""
     with batch.phase("lane"):
-        return _write_once(batch, lane_rows(rows, batch.identity, batch.run_id), lane, ledger=False)
+        # Observed only to part the code that judges from the lane's own, which names the batch (see `Ingest`).
+        apart = rows.observe(Observation(), F.count(F.lit(1)).alias("rows"))
+        return _write_once(batch, lane_rows(apart, batch.identity, batch.run_id), lane, ledger=False)
 
 
 def _write_once(batch: MicroBatch, rows: DataFrame, table: str, *, ledger: bool) -> Commit:

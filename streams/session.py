@@ -39,6 +39,9 @@ _TUNING = {
     # Each batch runs the same code, and Spark keeps a hundred pieces of it compiled: gold alone has more. What is
     # compiled anew each time is slow as well, for Java too compiles only what has run for a while.
     "spark.sql.codegen.cache.maxEntries": "3000",
+    # Java compiles no method that is larger, so one that Spark makes of a whole stage would stay interpreted for good;
+    # of a larger stage it makes several.
+    "spark.sql.codegen.hugeMethodLimit": "8000",
     # PySpark notes for each column that is built which line built it: four calls of the JVM for each one of ours, a
     # third of a small run. Our errors name flow, table and column themselves.
     "spark.python.sql.dataFrameDebugging.enabled": "false",

@@ -14,7 +14,15 @@ from streams.errors import FatalError
 from streams.flows.flow import Flow, Input, Table
 from streams.flows.reconciliation import Reconciliation
 from streams.micro_batch import Ingest
-from streams.quality.contract_expressions import Cell, compile_contract, java_pattern, spark_schema, typed_cell
+from streams.quality.contract_expressions import (
+    Cell,
+    compile_contract,
+    java_pattern,
+    plain_line,
+    spark_schema,
+    type_cells,
+    typed_cell,
+)
 from streams.quality.error_lane import LANE, ROW_AS_JSON, VIOLATIONS
 from streams.sources.adapters import AdapterSource
 from streams.sources.csv_records import CsvRecords
@@ -48,7 +56,7 @@ def order_events(settings: Settings, lake: Lake, contract: Contract) -> Flow:
     added = [column.added is None for column in contract.columns]
     # Columns added later stand at the end, and messages written before lack them.
     least = max((place + 1 for place, always in enumerate(added) if always), default=len(added))
-    records = CsvRecords(tuple(column.name for column in contract.columns), least)
+    records = CsvRecords(tuple(column.name for column in contract.columns), least, plain_line(contract))
     return _ingest(
         name, lake, contract, KafkaSource(name, topic, settings.kafka), records, f"topic {topic}", key="order_id"
     )
@@ -111,7 +119,7 @@ def pulled(settings: Settings, lake: Lake, contract: Contract, pulled_table: Pul
         processor=Ingest(
             path,
             lane,
-            compare=Reconciliation(path, lake.checkpoint(name), contract, source.pull.max_delete_share).compare,
+            Reconciliation(path, lake.checkpoint(name), contract, source.pull.max_delete_share).compare,
             is_repeatable=False,
         ),
         tables=(Table(path, bronze_schema(contract), contract.evolution), Table(lane, LANE)),
@@ -137,7 +145,7 @@ def pulled_source(settings: Settings, pulled_table: PulledTable, contract: Contr
 
 
 def judge_typed(rows: DataFrame, contract: Contract, source: str) -> DataFrame:
-    """An adapter's rows → bronze's columns, ``_violations`` and ``_payload`` (null where a row is sound), ``_change``.
+    """An adapter's rows → bronze's columns, ``_is_bad``, and ``_violations`` and ``_payload`` of such; ``_change``.
 
     Raises:
         FatalError: ``SOURCE_COLUMN_MISSING``: the source lacks a column that the contract requires.
@@ -157,7 +165,7 @@ def judge_typed(rows: DataFrame, contract: Contract, source: str) -> DataFrame:
         else Cell(F.lit(None).cast("string"))
         for column in contract.columns
     }
-    compiled = compile_contract(contract, cells)
+    rows, compiled = type_cells(rows, contract, cells), compile_contract(contract, cells)
     is_row = F.col(CHANGE).isin("row", "snapshot")
     is_sound = ~is_row | compiled.is_clean
     own = [F.col(name) for name in types if name not in ADDED.names]
@@ -172,7 +180,7 @@ def judge_typed(rows: DataFrame, contract: Contract, source: str) -> DataFrame:
         .otherwise(F.col(PULLED))
         .alias("_source_time"),
         F.lit(None).cast("string").alias("_replay_of"),
-        F.current_timestamp().alias("_ingested_at"),
+        (~is_sound).alias("_is_bad"),
         F.when(~is_sound, compiled.violations).cast(VIOLATIONS).alias("_violations"),
         F.when(~is_sound, F.to_json(F.struct(*own), ROW_AS_JSON).cast("binary")).alias("_payload"),
         F.col(CHANGE),
@@ -198,16 +206,16 @@ def _ingest(
     reads: str,
     key: str | None = None,
 ) -> Flow:
-    judge = partial(_judge, records=records, contract=contract, key=key)
     lane = lake.lane("bronze")
     return Flow(
         name=name,
         reads=(reads,),
-        inputs=(
-            Input(source, judge),
-            Input(LaneReplays(lane, name), lambda rows: judge(_as_envelopes(rows))),
+        inputs=(Input(source, lambda rows: rows), Input(LaneReplays(lane, name), _as_envelopes)),
+        processor=Ingest(
+            lake.table(name),
+            lane,
+            lambda batch: _judge(batch.rows, records=records, contract=contract, key=key),
         ),
-        processor=Ingest(lake.table(name), lane),
         tables=(Table(lake.table(name), bronze_schema(contract), contract.evolution), Table(lane, LANE)),
     )
 
@@ -226,14 +234,15 @@ def _as_envelopes(lane: DataFrame) -> DataFrame:
 
 
 def _judge(envelopes: DataFrame, records: CsvRecords | JsonRecords, contract: Contract, key: str | None) -> DataFrame:
-    """Envelopes → bronze's columns, and ``_violations`` and ``_payload``, both null where a row is sound."""
+    """Envelopes → bronze's columns, and ``_is_bad``, and ``_violations`` and ``_payload`` of such."""
     rows = records.decode(envelopes)
-    is_json = isinstance(records, JsonRecords)
     cells = {
-        column.name: Cell(F.col("_texts")[column.name], F.col("_kinds")[column.name] if is_json else None)
+        column.name: Cell(F.col("_texts")[column.name], is_plain=F.col("_is_plain"))
+        if isinstance(records, CsvRecords)
+        else Cell(F.col("_texts")[column.name], F.col("_kinds")[column.name])
         for column in contract.columns
     }
-    compiled = compile_contract(contract, cells)
+    rows, compiled = type_cells(rows, contract, cells), compile_contract(contract, cells)
     is_tombstone = F.col("payload").isNull() & F.col("key").isNotNull() & F.lit(key is not None)
     key_is_sound = _key_is_sound(contract, key)
     is_sound = F.when(is_tombstone, key_is_sound).otherwise(F.col("_broken").isNull() & compiled.is_clean)
@@ -249,7 +258,7 @@ def _judge(envelopes: DataFrame, records: CsvRecords | JsonRecords, contract: Co
         F.col("key").alias("_key"),
         is_tombstone.alias("_is_tombstone"),
         *PROVENANCE,
-        F.current_timestamp().alias("_ingested_at"),
+        (~is_sound).alias("_is_bad"),
         violations.cast(VIOLATIONS).alias("_violations"),
         F.when(~is_sound, F.col("payload")).alias("_payload"),
     )

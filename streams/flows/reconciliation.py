@@ -106,9 +106,9 @@ class Reconciliation:
     def _tombstones(self, keys: DataFrame, offset: Offset, like: DataFrame) -> DataFrame:
         told = {
             "_is_tombstone": F.lit(True),
+            "_is_bad": F.lit(False),
             "_source": F.lit(f"{offset.kind} of {offset.closing}"),
             "_source_time": F.lit(moment(offset.closing)),
-            "_ingested_at": F.current_timestamp(),
         }
         if len(self.contract.primary_key) == 1:
             told[self.contract.primary_key[0]] = F.col("_key")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -23,9 +24,9 @@ from pyspark.sql.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from pyspark.sql import Column
+    from pyspark.sql import Column, DataFrame
 
     from streams.quality.contract import Contract, ContractColumn
 
@@ -47,11 +48,17 @@ class Cell(NamedTuple):
     """A value as it arrived: its text, its JSON type where it came as JSON, itself where it came with a type.
 
     ``json_type`` is one of string, number, boolean, object, array, null; SQL's null where the field is absent.
+    ``is_plain`` tells that the text is known to have its column's form already (see `plain_line`).
     """
 
     text: Column
     json_type: Column | None = None
     value: Column | None = None
+    is_plain: Column | None = None
+
+    def unless_plain(self, condition: Column) -> Column:
+        """The condition, which is not looked at where the text is plain."""
+        return condition if self.is_plain is None else self.is_plain | condition
 
 
 def has_same_kind(source_type: DataType, column: ContractColumn) -> bool:
@@ -86,6 +93,7 @@ class _Rule(NamedTuple):
     column: ContractColumn
     is_broken: Column  # may be null, which is not broken
     shown: Column
+    is_of_form: bool = False  # a plain line keeps it
 
 
 def spark_schema(contract: Contract) -> StructType:
@@ -102,25 +110,102 @@ def spark_type(column: ContractColumn) -> DataType:
     return kinds.get(column.json_type) or formats.get(column.format, StringType())
 
 
+def type_cells(rows: DataFrame, contract: Contract, cells: Mapping[str, Cell]) -> DataFrame:
+    """Add the typed values, as `compile_contract` reads them: in a projection of their own.
+
+    Within one, Spark computes a value again for each rule that looks at it.
+    """
+    return rows.select(
+        "*", *(_typed(column, cells[column.name]).alias(_typed_name(column)) for column in contract.columns)
+    )
+
+
 def compile_contract(contract: Contract, cells: Mapping[str, Cell]) -> CompiledContract:
-    """Compile a contract over the values of a row.
+    """Compile a contract over the values of a row to which `type_cells` has added the typed ones.
 
     Args:
         contract: the contract.
         cells: for each of its columns, the value as it arrived.
     """
-    typed = {column.name: _typed(column, cells[column.name]) for column in contract.columns}
+    typed = {column.name: F.col(_typed_name(column)) for column in contract.columns}
     rules = [
         rule for column in contract.columns for rule in _column_rules(column, cells[column.name], typed[column.name])
     ]
     rules.extend(_condition_rules(contract, cells))
-    is_clean = reduce(lambda all_kept, rule: all_kept & ~F.coalesce(rule.is_broken, F.lit(False)), rules, F.lit(True))
+    is_clean = _all_kept(rule for rule in rules if not rule.is_of_form)
+    if of_form := [rule for rule in rules if rule.is_of_form]:
+        is_clean = cells[contract.columns[0].name].unless_plain(_all_kept(of_form)) & is_clean
     found = [F.when(rule.is_broken, _violation(rule)) for rule in rules]
     return CompiledContract(
         typed=tuple(typed[column.name].alias(column.name) for column in contract.columns),
         is_clean=is_clean,
         violations=F.filter(F.array(*found), lambda violation: violation.isNotNull()),
     )
+
+
+def plain_line(contract: Contract) -> str | None:
+    r"""A regular expression of Java's for lines of CSV whose values have their columns' forms without a doubt.
+
+    One look at a line then spares one at each value: nothing is quoted, no column is missing, and what remains to be
+    judged is what a form can't tell (bounds, days that no month has, columns that must have a value). A line that it
+    does not match may be as sound. None where a contract has no such lines.
+    """
+    if len(contract.columns) == 1:
+        return None
+    values = (f"(?:{_plain_form(column)})?" for column in contract.columns)
+    return rf"\A{','.join(values)}\r?\n?\z"
+
+
+# Not a comma, a quote, a mark of the byte order, a line end or another control character.
+_PLAIN_CHARACTER: Final = r"[^,\"\x{FEFF}\p{Cntrl}]"
+# Patterns that match no comma and no quote, whatever they match.
+_PLAIN_PATTERN: Final = re.compile(r"\^((?:[A-Za-z0-9_@ -]|\\[d.-]|\[[A-Za-z0-9_.-]+\]|\{[0-9]+(?:,[0-9]*)?\})+)\$")
+_PLAIN_DATE_TIME: Final = (
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?"
+    r"(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+)
+
+
+def _plain_form(column: ContractColumn) -> str:
+    if column.decimal is not None:
+        precision, scale = column.decimal
+        whole, part = precision - scale, rf"(?:\.[0-9]{{1,{scale}}})?" if scale else ""
+        return (rf"-?(?:0|[1-9][0-9]{{0,{whole - 1}}})" if whole else "-?0") + part
+    forms: dict[str | None, str] = {
+        "integer": "-?(?:0|[1-9][0-9]{0,17})",
+        "number": r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?",
+        "boolean": "true|false",
+        "date": "[0-9]{4}-[0-9]{2}-[0-9]{2}",
+        "date-time": _PLAIN_DATE_TIME,
+    }
+    form = forms.get(column.json_type) or forms.get(column.format) or _plain_text(column)
+    return form or f"{_PLAIN_CHARACTER}*+"
+
+
+def _plain_text(column: ContractColumn) -> str | None:
+    """The form of a column of text whose rules are all one; None where they are more, or it may not be plain."""
+    is_long = column.min_length is not None or column.max_length is not None
+    match column.enum, column.pattern, column.format, is_long:
+        case (_, *_), None, None, False:
+            is_plain = all(re.fullmatch(r"[\w .-]+", value, re.ASCII) for value in column.enum)
+            return "|".join(map(re.escape, column.enum)) if is_plain else None
+        case (), str(pattern), None, False:
+            found = _PLAIN_PATTERN.fullmatch(pattern)
+            return found[1] if found else None
+        case (), None, "email", False:
+            return r"[^@\s,\"\x{FEFF}\p{Cntrl}]++@[^@\s,\"\x{FEFF}\p{Cntrl}]++"
+        case (), None, None, True:
+            most = "" if column.max_length is None else column.max_length
+            return f"{_PLAIN_CHARACTER}{{{column.min_length or 0},{most}}}+"
+    return None
+
+
+def _all_kept(rules: Iterable[_Rule]) -> Column:
+    return reduce(lambda all_kept, rule: all_kept & ~F.coalesce(rule.is_broken, F.lit(False)), rules, F.lit(True))
+
+
+def _typed_name(column: ContractColumn) -> str:
+    return f"_typed_{column.name}"
 
 
 # Types between which a cast that gives the same value back has lost nothing.
@@ -146,13 +231,14 @@ def _typed(column: ContractColumn, cell: Cell) -> Column:
     forms: dict[type[DataType], str] = {LongType: _INTEGER, DateType: _DATE, TimestampType: _DATE_TIME}
     form = forms.get(type(kind), _NUMBER)
     if isinstance(kind, TimestampType):
-        text = F.upper(text)  # a cast knows no small t and z
-    value = F.when(text.rlike(form), text).try_cast(kind)
+        # A cast knows no small t and z.
+        text = F.upper(text) if cell.is_plain is None else F.when(cell.is_plain, text).otherwise(F.upper(text))
+    value = F.when(cell.unless_plain(text.rlike(form)), text).try_cast(kind)
     if isinstance(kind, DecimalType):
         # A cast rounds what has more digits than the column; a contract's money is never rounded silently.
         has_more = text.rlike(rf"\.[0-9]{{{kind.scale}}}[0-9]*[1-9][0-9]*\z")
         is_exact = value == text.try_cast(DecimalType(38, min(38, kind.scale + 8)))  # of a number with an exponent
-        value = F.when(is_exact & ~has_more, value)
+        value = F.when(cell.unless_plain(is_exact & ~has_more), value)
     if isinstance(kind, DoubleType):
         value = F.when(~value.isin(float("inf"), float("-inf")), value)
     return _of_the_calendar(kind, value)
@@ -170,8 +256,8 @@ def _column_rules(column: ContractColumn, cell: Cell, typed: Column) -> Iterator
     text = cell.text
     is_null = text.isNull() if cell.json_type is None else text.isNull() | (cell.json_type == "null")
 
-    def rule(code: str, is_broken: Column) -> _Rule:
-        return _Rule(code, column, is_broken, text)
+    def rule(code: str, is_broken: Column, *, is_of_form: bool = False) -> _Rule:
+        return _Rule(code, column, is_broken, text, is_of_form)
 
     if column.is_required:
         yield rule("required", is_null)
@@ -182,7 +268,10 @@ def _column_rules(column: ContractColumn, cell: Cell, typed: Column) -> Iterator
     if cell.json_type is not None:
         has_type = has_type & (cell.json_type == _json_type(column))
     yield rule("type", ~is_null & ~has_type)
-    for code, is_broken in _value_rules(column, text, typed):
+    is_of_form = cell.is_plain is not None and _plain_text(column) is not None
+    for code, is_broken in _text_rules(column, text):
+        yield rule(code, has_type & is_broken, is_of_form=is_of_form)
+    for code, is_broken in _bound_rules(column, typed):
         yield rule(code, has_type & is_broken)
 
 
@@ -190,7 +279,7 @@ def _json_type(column: ContractColumn) -> str:
     return "number" if column.json_type == "integer" else column.json_type
 
 
-def _value_rules(column: ContractColumn, text: Column, typed: Column) -> Iterator[tuple[str, Column]]:
+def _text_rules(column: ContractColumn, text: Column) -> Iterator[tuple[str, Column]]:
     if column.format == "email":
         yield "format", ~text.rlike(_EMAIL)
     if column.enum:
@@ -201,6 +290,9 @@ def _value_rules(column: ContractColumn, text: Column, typed: Column) -> Iterato
         yield "min_length", F.length(text) < column.min_length
     if column.max_length is not None:
         yield "max_length", F.length(text) > column.max_length
+
+
+def _bound_rules(column: ContractColumn, typed: Column) -> Iterator[tuple[str, Column]]:
     bounds: tuple[tuple[str, float | None, Callable[[Column, Column], Column]], ...] = (
         ("minimum", column.minimum, lambda value, bound: value < bound),
         ("maximum", column.maximum, lambda value, bound: value > bound),

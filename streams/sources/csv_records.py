@@ -32,23 +32,32 @@ class CsvRecords:
     Args:
         columns: the columns' names, in the order of the line.
         least: how many columns a line must have at the least; those after were added later, at the end.
+        plain: a regular expression of Java's for lines that are a record without a quote, for certain; most lines
+            are, and need not be taken apart to know it.
     """
 
     columns: tuple[str, ...]
     least: int
+    plain: str | None = None
 
     def decode(self, envelopes: DataFrame) -> DataFrame:
-        """Add ``_texts`` (struct of strings, a field a column) and ``_broken`` to an envelope.
+        """Add ``_texts`` (struct of strings, a field a column), ``_is_plain`` and ``_broken`` to an envelope.
 
         ``_broken`` is null, or why the record can't be read at all: struct<code, column, value>. The codes:
         ``encoding`` (not UTF-8), ``empty``, ``quoting``, ``records`` (several in one message), ``columns``.
         """
         raw = F.col("payload").cast("string")
+        is_plain = (
+            F.coalesce(F.is_valid_utf8(raw) & raw.rlike(self.plain), F.lit(False)) if self.plain else F.lit(False)
+        )
+        lines = envelopes.withColumn("_is_plain", is_plain)
+        is_plain = F.col("_is_plain")
         text = F.regexp_replace(raw, r"^\x{FEFF}|\r?\n\z", "")
-        lines = envelopes.withColumn("_text", F.when(F.is_valid_utf8(raw), text))
-        skeleton = _skeleton(F.col("_text"))
-        lines = lines.withColumn("_skeleton", skeleton)
-        broken = self._broken(F.col("_text"), F.col("_skeleton"))
+        lines = lines.withColumn(
+            "_text", F.when(is_plain, F.rtrim(raw, F.lit("\r\n"))).when(F.is_valid_utf8(raw), text)
+        )
+        lines = lines.withColumn("_skeleton", F.when(~is_plain, _skeleton(F.col("_text"))))
+        broken = F.when(~is_plain, self._broken(F.col("_text"), F.col("_skeleton")))
         lines = lines.withColumn("_broken", broken)
         schema = StructType([StructField(name, StringType()) for name in self.columns])
         sound = F.when(F.col("_broken").isNull(), F.col("_text"))

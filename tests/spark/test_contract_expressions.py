@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from jsonschema import Draft202012Validator
 from pyspark.sql import functions as F
 
 from streams.quality.contract import Contract, load_contracts
-from streams.quality.contract_expressions import Cell, compile_contract
+from streams.quality.contract_expressions import Cell, compile_contract, plain_line, type_cells
+from streams.sources.csv_records import CsvRecords
 from streams.sources.envelope import ENVELOPE
 from streams.sources.json_records import JsonRecords
 
@@ -41,7 +43,8 @@ def judged(spark: SparkSession, contract: Contract, records: list[dict[str, str 
     names = [column.name for column in contract.columns]
     rows = [(place, *(record.get(name) for name in names)) for place, record in enumerate(records)]
     frame = spark.createDataFrame(rows, ", ".join(["place int", *(f"`{name}` string" for name in names)]))
-    compiled = compile_contract(contract, {name: Cell(F.col(name)) for name in names})
+    cells = {name: Cell(F.col(name)) for name in names}
+    frame, compiled = type_cells(frame, contract, cells), compile_contract(contract, cells)
     typed = F.struct(*compiled.typed).alias("typed")
     found = frame.select("place", typed, compiled.is_clean.alias("is_clean"), compiled.violations.alias("violations"))
     verdicts = found.orderBy("place").collect()
@@ -153,7 +156,7 @@ def test_the_verdict_is_that_of_an_independent_validator(spark: SparkSession, re
     payload = bytearray(json.dumps(records).encode())
     rows = reader.decode(spark.createDataFrame([(payload, None, "f", None, None, None, None)], ENVELOPE))
     cells = {name: Cell(F.col("_texts")[name], F.col("_kinds")[name]) for name in reader.columns}
-    compiled = compile_contract(contract, cells)
+    rows, compiled = type_cells(rows, contract, cells), compile_contract(contract, cells)
     found = rows.select(
         "_offset", compiled.is_clean.alias("is_clean"), compiled.violations.alias("violations")
     ).orderBy("_offset")
@@ -161,3 +164,81 @@ def test_the_verdict_is_that_of_an_independent_validator(spark: SparkSession, re
         # Python's `$` lets a last line end pass, which JSON Schema's does not.
         is_sound = validator.is_valid(record) and record.get("quote_currency") != "USD\n"
         assert row["is_clean"] == is_sound == (not row["violations"]), (record, row["violations"])
+
+
+# Lines as a producer would write them: right, a little wrong, or with what CSV has its quotes for.
+odd_text = st.one_of(
+    st.sampled_from(
+        ["", " ", '"', '""', '"a,b"', "a\nb", "\ufeff", "\x00", "é", "0", "-1", "1e3", "00", "9" * 20, "x,y"]
+    ),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=4),
+)
+odd_values: dict[str, list[str]] = {
+    "sequence": ["-0", "01", "9223372036854775807", "2147483647"],
+    "occurred_at": [
+        "2025-02-30T10:00:00Z",
+        "0000-01-01T00:00:00Z",
+        "2025-01-02t10:00:00z",
+        "2025-01-02T10:00:00+02:00",
+    ],
+    "amount": ["9999999999999999.99", "99999999999999999", "0.001", "1.10", "-0.00", ".5", "1."],
+    "note": ["x" * 2000, "x" * 2001, "ring, twice", 'say "hi"', "😀" * 2000],
+}
+event_lines = st.fixed_dictionaries(
+    {},
+    optional={
+        name: st.one_of(st.sampled_from(odd_values.get(name, [value])), odd_text) for name, value in SOUND.items()
+    },
+).map(lambda changes: ",".join((SOUND | changes).values()))
+
+
+def judged_lines(spark: SparkSession, contract: Contract, lines: list[str], plain: str | None) -> list[Row]:
+    """Lines as bronze takes them in, with one look at each first (`plain`) or without."""
+    reader = CsvRecords(tuple(column.name for column in contract.columns), len(contract.columns), plain)
+    envelopes = [(bytearray(line.encode()), None, "t", 0, place, None, None) for place, line in enumerate(lines)]
+    rows = reader.decode(spark.createDataFrame(envelopes, ENVELOPE))
+    cells = {name: Cell(F.col("_texts")[name], is_plain=F.col("_is_plain")) for name in reader.columns}
+    rows, compiled = type_cells(rows, contract, cells), compile_contract(contract, cells)
+    told = (
+        F.struct(*compiled.typed).alias("typed"),
+        compiled.is_clean.alias("clean"),
+        compiled.violations.alias("why"),
+    )
+    return rows.orderBy("_offset").select("_is_plain", "_broken", *told).collect()
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(event_lines, min_size=30, max_size=80))
+def test_a_look_at_the_line_spares_work_and_changes_no_verdict(spark: SparkSession, lines: list[str]) -> None:
+    sound = ",".join(SOUND.values())
+    quick = judged_lines(spark, EVENTS, [sound, f"{sound}\r\n", *lines], plain_line(EVENTS))
+    assert all(row["_is_plain"] for row in quick[:2])
+    careful = judged_lines(spark, EVENTS, [sound, f"{sound}\r\n", *lines], None)
+    assert [row[1:] for row in quick] == [row[1:] for row in careful]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "values"),
+    [
+        ("^a,b$", ["a", "a,b", "b"]),
+        ("^[^x]+$", ["a", "x", "a,b"]),
+        ("^.*$", ["a", "a,b", '"a"']),
+        ("^a|b$", ["a", "ax", "xb", "x"]),
+        ("^[ -~]+$", ["a", "a,b", '"']),
+        ("a", ["a", "xax", "x"]),
+        ("^[A-Z]{2,3}$", ["AB", "ABCD", "A"]),
+        (r"^\d+\.x$", ["1.x", "1ax", "x"]),
+    ],
+)
+def test_a_pattern_that_could_reach_beyond_its_value_is_looked_at_by_itself(
+    spark: SparkSession, pattern: str, values: list[str]
+) -> None:
+    columns = tuple(
+        replace(column, pattern=pattern, enum=(), is_required=True) if column.name == "order_id" else column
+        for column in EVENTS.columns
+    )
+    contract = replace(EVENTS, columns=columns)
+    lines = [",".join((SOUND | {"order_id": value}).values()) for value in values]
+    quick, careful = (judged_lines(spark, contract, lines, plain) for plain in (plain_line(contract), None))
+    assert [row[1:] for row in quick] == [row[1:] for row in careful]
+    assert not all(row["clean"] and row["_broken"] is None for row in careful)

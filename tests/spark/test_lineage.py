@@ -23,7 +23,7 @@ from streams.flows.gold import GOLD_TABLES
 from streams.flows.lineage import Lineages
 from streams.flows.origins import Origin, origin_of, origin_tree
 from streams.flows.plan import Origins, read_plan, tagged
-from streams.micro_batch import MicroBatch, Upsert
+from streams.micro_batch import Ingest, MicroBatch, Upsert
 from streams.quality.contract_expressions import spark_schema
 from streams.quality.error_lane import settle
 from streams.sinks.merge import GONE
@@ -193,11 +193,16 @@ def _arrived(spark: SparkSession, flow: Flow, lineages: Lineages) -> dict[str, s
         frame = tagged(spark, "there", spark_schema(contract))
         for one in ADDED:
             frame = frame.withColumn(one.name, F.lit(None).cast(one.dataType))
-        plan = read_plan(judge_typed(frame, contract, "there"))
+        judged = judge_typed(frame, contract, "there")
         fields = {name: name for name in spark_schema(contract).names}
     else:
-        plan = read_plan(flow.inputs[0].shape(tagged(spark, "there", ENVELOPE)))
+        assert isinstance(flow.processor, Ingest)
+        rows = flow.inputs[0].shape(tagged(spark, "there", ENVELOPE))
+        judged = flow.processor.prepare(
+            MicroBatch(BatchIdentity(flow.name, "checkpoint", 0), "run", rows, spark, False)
+        )
         fields = KAFKA_FIELDS if isinstance(source, KafkaSource) else FILE_FIELDS
+    plan = read_plan(judged.withColumn("_ingested_at", F.current_timestamp()))
     table = [one.name for one in known(lineages, flow.name).output.fields]
     return {
         name: {
