@@ -183,12 +183,8 @@ def _is_at(places: list[int]) -> Column:
     for place in places:
         words[place // _WORD] |= 1 << place % _WORD
     map_of_bits = F.expr(f"array({','.join(f'{word}L' for word in words)})")
-    return (
-        F.getbit(
-            F.get(map_of_bits, F.shiftright(_place(), _WORD.bit_length() - 1)), _place().bitwiseAND(F.lit(_WORD - 1))
-        )
-        == 1
-    )
+    word, bit = F.shiftright(_place(), _WORD.bit_length() - 1), _place().bitwiseAND(F.lit(_WORD - 1))
+    return F.getbit(F.get(map_of_bits, word), bit) == 1
 
 
 # Rows that one task writes, as one file; every file is one more to look at for each later batch.

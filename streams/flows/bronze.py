@@ -20,7 +20,6 @@ from streams.quality.contract_expressions import (
     java_pattern,
     plain_line,
     spark_schema,
-    type_cells,
     typed_cell,
 )
 from streams.quality.error_lane import LANE, ROW_AS_JSON, VIOLATIONS
@@ -165,11 +164,11 @@ def judge_typed(rows: DataFrame, contract: Contract, source: str) -> DataFrame:
         else Cell(F.lit(None).cast("string"))
         for column in contract.columns
     }
-    rows, compiled = type_cells(rows, contract, cells), compile_contract(contract, cells)
+    compiled = compile_contract(rows, contract, cells)
     is_row = F.col(CHANGE).isin("row", "snapshot")
     is_sound = ~is_row | compiled.is_clean
     own = [F.col(name) for name in types if name not in ADDED.names]
-    return rows.select(
+    return compiled.rows.select(
         *compiled.typed,
         F.concat_ws("|", *contract.primary_key).alias("_key"),
         F.lit(False).alias("_is_tombstone"),
@@ -242,7 +241,7 @@ def _judge(envelopes: DataFrame, records: CsvRecords | JsonRecords, contract: Co
         else Cell(F.col("_texts")[column.name], F.col("_kinds")[column.name])
         for column in contract.columns
     }
-    rows, compiled = type_cells(rows, contract, cells), compile_contract(contract, cells)
+    compiled = compile_contract(rows, contract, cells)
     is_tombstone = F.col("payload").isNull() & F.col("key").isNotNull() & F.lit(key is not None)
     key_is_sound = _key_is_sound(contract, key)
     is_sound = F.when(is_tombstone, key_is_sound).otherwise(F.col("_broken").isNull() & compiled.is_clean)
@@ -253,7 +252,7 @@ def _judge(envelopes: DataFrame, records: CsvRecords | JsonRecords, contract: Co
         .when(F.col("_broken").isNotNull(), F.array("_broken"))
         .otherwise(compiled.violations)
     )
-    return rows.select(
+    return compiled.rows.select(
         *compiled.typed,
         F.col("key").alias("_key"),
         is_tombstone.alias("_is_tombstone"),

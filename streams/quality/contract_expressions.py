@@ -36,11 +36,11 @@ _SHOWN_CHARACTERS: Final = 80
 # JSON Schema's formats and numbers allow. \z and not $, which also matches before a last line end.
 _INTEGER = r"^-?(0|[1-9][0-9]{0,18})\z"
 _NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?\z"
-_DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\z"
-_DATE_TIME = (
-    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
-    r"([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])\z"
-)
+_DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+_MINUTE = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+_TIME = rf"{_MINUTE}:[0-5][0-9](?:\.[0-9]{{1,6}})?"
+_DATE = rf"^{_DAY}\z"
+_DATE_TIME = rf"^{_DAY}[Tt]{_TIME}(?:[Zz]|[+-]{_MINUTE})\z"
 _EMAIL = r"^[^@\s]+@[^@\s]+\z"
 
 
@@ -78,11 +78,13 @@ class CompiledContract:
     """What a contract says of a row.
 
     Attributes:
+        rows: the rows, with what the other columns here are made of.
         typed: the columns with their types, in the contract's order; null where a value has not its type.
         is_clean: true or false, never null; cheap enough for every row.
         violations: array<struct<code, column, value>>, empty for a clean row; meant for the others.
     """
 
+    rows: DataFrame
     typed: tuple[Column, ...]
     is_clean: Column
     violations: Column
@@ -110,24 +112,17 @@ def spark_type(column: ContractColumn) -> DataType:
     return kinds.get(column.json_type) or formats.get(column.format, StringType())
 
 
-def type_cells(rows: DataFrame, contract: Contract, cells: Mapping[str, Cell]) -> DataFrame:
-    """Add the typed values, as `compile_contract` reads them: in a projection of their own.
-
-    Within one, Spark computes a value again for each rule that looks at it.
-    """
-    return rows.select(
-        "*", *(_typed(column, cells[column.name]).alias(_typed_name(column)) for column in contract.columns)
-    )
-
-
-def compile_contract(contract: Contract, cells: Mapping[str, Cell]) -> CompiledContract:
-    """Compile a contract over the values of a row to which `type_cells` has added the typed ones.
+def compile_contract(rows: DataFrame, contract: Contract, cells: Mapping[str, Cell]) -> CompiledContract:
+    """Compile a contract over the values of rows.
 
     Args:
+        rows: what the cells are columns of.
         contract: the contract.
         cells: for each of its columns, the value as it arrived.
     """
-    typed = {column.name: F.col(_typed_name(column)) for column in contract.columns}
+    # In a projection of their own: within one, Spark computes a value again for each rule that looks at it.
+    values = {f"_typed_{column.name}": _typed(column, cells[column.name]) for column in contract.columns}
+    typed = {column.name: F.col(f"_typed_{column.name}") for column in contract.columns}
     rules = [
         rule for column in contract.columns for rule in _column_rules(column, cells[column.name], typed[column.name])
     ]
@@ -137,6 +132,7 @@ def compile_contract(contract: Contract, cells: Mapping[str, Cell]) -> CompiledC
         is_clean = cells[contract.columns[0].name].unless_plain(_all_kept(of_form)) & is_clean
     found = [F.when(rule.is_broken, _violation(rule)) for rule in rules]
     return CompiledContract(
+        rows=rows.select("*", *(value.alias(name) for name, value in values.items())),
         typed=tuple(typed[column.name].alias(column.name) for column in contract.columns),
         is_clean=is_clean,
         violations=F.filter(F.array(*found), lambda violation: violation.isNotNull()),
@@ -156,14 +152,10 @@ def plain_line(contract: Contract) -> str | None:
     return rf"\A{','.join(values)}\r?\n?\z"
 
 
-# Not a comma, a quote, a mark of the byte order, a line end or another control character.
-_PLAIN_CHARACTER: Final = r"[^,\"\x{FEFF}\p{Cntrl}]"
+# In no plain value: a comma, a quote, a mark of the byte order, a line end or another control character.
+_SPECIAL: Final = r",\"\x{FEFF}\p{Cntrl}"
 # Patterns that match no comma and no quote, whatever they match.
 _PLAIN_PATTERN: Final = re.compile(r"\^((?:[A-Za-z0-9_@ -]|\\[d.-]|\[[A-Za-z0-9_.-]+\]|\{[0-9]+(?:,[0-9]*)?\})+)\$")
-_PLAIN_DATE_TIME: Final = (
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?"
-    r"(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
-)
 
 
 def _plain_form(column: ContractColumn) -> str:
@@ -175,11 +167,11 @@ def _plain_form(column: ContractColumn) -> str:
         "integer": "-?(?:0|[1-9][0-9]{0,17})",
         "number": r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?",
         "boolean": "true|false",
-        "date": "[0-9]{4}-[0-9]{2}-[0-9]{2}",
-        "date-time": _PLAIN_DATE_TIME,
+        "date": _DAY,
+        "date-time": f"{_DAY}T{_TIME}(?:Z|[+-]{_MINUTE})",  # as a cast takes it: no small t and z
     }
     form = forms.get(column.json_type) or forms.get(column.format) or _plain_text(column)
-    return form or f"{_PLAIN_CHARACTER}*+"
+    return form or f"[^{_SPECIAL}]*+"
 
 
 def _plain_text(column: ContractColumn) -> str | None:
@@ -193,19 +185,15 @@ def _plain_text(column: ContractColumn) -> str | None:
             found = _PLAIN_PATTERN.fullmatch(pattern)
             return found[1] if found else None
         case (), None, "email", False:
-            return r"[^@\s,\"\x{FEFF}\p{Cntrl}]++@[^@\s,\"\x{FEFF}\p{Cntrl}]++"
+            return rf"[^@\s{_SPECIAL}]++@[^@\s{_SPECIAL}]++"
         case (), None, None, True:
             most = "" if column.max_length is None else column.max_length
-            return f"{_PLAIN_CHARACTER}{{{column.min_length or 0},{most}}}+"
+            return f"[^{_SPECIAL}]{{{column.min_length or 0},{most}}}+"
     return None
 
 
 def _all_kept(rules: Iterable[_Rule]) -> Column:
     return reduce(lambda all_kept, rule: all_kept & ~F.coalesce(rule.is_broken, F.lit(False)), rules, F.lit(True))
-
-
-def _typed_name(column: ContractColumn) -> str:
-    return f"_typed_{column.name}"
 
 
 # Types between which a cast that gives the same value back has lost nothing.

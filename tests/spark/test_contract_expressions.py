@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from pyspark.sql import functions as F
 
 from streams.quality.contract import Contract, load_contracts
-from streams.quality.contract_expressions import Cell, compile_contract, plain_line, type_cells
+from streams.quality.contract_expressions import Cell, compile_contract, plain_line
 from streams.sources.csv_records import CsvRecords
 from streams.sources.envelope import ENVELOPE
 from streams.sources.json_records import JsonRecords
@@ -44,9 +44,11 @@ def judged(spark: SparkSession, contract: Contract, records: list[dict[str, str 
     rows = [(place, *(record.get(name) for name in names)) for place, record in enumerate(records)]
     frame = spark.createDataFrame(rows, ", ".join(["place int", *(f"`{name}` string" for name in names)]))
     cells = {name: Cell(F.col(name)) for name in names}
-    frame, compiled = type_cells(frame, contract, cells), compile_contract(contract, cells)
+    compiled = compile_contract(frame, contract, cells)
     typed = F.struct(*compiled.typed).alias("typed")
-    found = frame.select("place", typed, compiled.is_clean.alias("is_clean"), compiled.violations.alias("violations"))
+    found = compiled.rows.select(
+        "place", typed, compiled.is_clean.alias("is_clean"), compiled.violations.alias("violations")
+    )
     verdicts = found.orderBy("place").collect()
     for row in verdicts:
         assert row["is_clean"] == (not row["violations"]), row
@@ -156,8 +158,8 @@ def test_the_verdict_is_that_of_an_independent_validator(spark: SparkSession, re
     payload = bytearray(json.dumps(records).encode())
     rows = reader.decode(spark.createDataFrame([(payload, None, "f", None, None, None, None)], ENVELOPE))
     cells = {name: Cell(F.col("_texts")[name], F.col("_kinds")[name]) for name in reader.columns}
-    rows, compiled = type_cells(rows, contract, cells), compile_contract(contract, cells)
-    found = rows.select(
+    compiled = compile_contract(rows, contract, cells)
+    found = compiled.rows.select(
         "_offset", compiled.is_clean.alias("is_clean"), compiled.violations.alias("violations")
     ).orderBy("_offset")
     for record, row in zip(records, found.collect(), strict=True):
@@ -198,13 +200,13 @@ def judged_lines(spark: SparkSession, contract: Contract, lines: list[str], plai
     envelopes = [(bytearray(line.encode()), None, "t", 0, place, None, None) for place, line in enumerate(lines)]
     rows = reader.decode(spark.createDataFrame(envelopes, ENVELOPE))
     cells = {name: Cell(F.col("_texts")[name], is_plain=F.col("_is_plain")) for name in reader.columns}
-    rows, compiled = type_cells(rows, contract, cells), compile_contract(contract, cells)
+    compiled = compile_contract(rows, contract, cells)
     told = (
         F.struct(*compiled.typed).alias("typed"),
         compiled.is_clean.alias("clean"),
         compiled.violations.alias("why"),
     )
-    return rows.orderBy("_offset").select("_is_plain", "_broken", *told).collect()
+    return compiled.rows.orderBy("_offset").select("_is_plain", "_broken", *told).collect()
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
