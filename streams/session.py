@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from streams import jars
+from streams import jars, worker_python
 from streams.errors import ConfigurationError, FatalError, UnavailableError
 from streams.small_files import require_conditions, small_files
 
@@ -111,7 +111,8 @@ def build_session(settings: Settings, progress: Callable[[str], None] | None = N
         if _is_in_s3(root):
             require_conditions(small_files(root), root)
     # The workers that read by adapters need this environment's packages; a cluster's images have them at one place.
-    os.environ.setdefault("PYSPARK_PYTHON", settings.spark.conf.get("spark.pyspark.python", sys.executable))
+    python = worker_python.path() if settings.spark.is_local else sys.executable
+    os.environ.setdefault("PYSPARK_PYTHON", settings.spark.conf.get("spark.pyspark.python", python))
     files = _jars(settings, progress)
     public = _configuration(settings, os.environ) | {"spark.jars": ",".join(str(file) for file in files)}
     # Without the secrets: these settings stand in the command that starts the JVM, which all users can see.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from pyspark.sql import SparkSession
 
-from streams import jars
+from streams import jars, worker_python
 from streams.session import DRIVER_OPTIONS, SESSION_DEFAULTS
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ os.environ["SPARK_SUBMIT_OPTS"] = QUICK_START
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """A session with the settings of the service's own."""
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("PYSPARK_PYTHON", worker_python.path())
     builder = SparkSession.builder.master("local[2]").appName("tests")
     options = SESSION_DEFAULTS | {
         "spark.jars": ",".join(str(file) for file in jars.resolve(jars.SPARK_JARS)),
