@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyspark
-import pytest
 
 from streams import worker_python
+
+if TYPE_CHECKING:
+    import pytest
 
 ARCHIVES = sorted(Path(pyspark.__file__).parent.glob("python/lib/*.zip"))
 
