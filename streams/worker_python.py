@@ -1,19 +1,30 @@
-"""What Spark starts as the Python of its workers: this environment's, which imports pyspark from the environment.
+"""What Spark starts as the Python of its workers: this environment's, quick to answer on a busy machine.
 
-Spark puts the archives of its own Python code first on the path. Nothing in them is compiled, so each worker would
-compile a hundred modules before it says a word: three times the processor's time, at a start where all sources that
-adapters pull begin together and Spark gives each 10 seconds, whatever else the machine does.
+Spark waits a fixed 10 seconds for the worker of each source that an adapter pulls, and all of them begin at once when a
+service starts. Left to itself a worker says its first word when it has imported pyspark, and takes that from archives
+that Spark puts first on the path, in which nothing is compiled: some seconds of a core each, on a slow machine, while
+Spark itself wants all of them. So pyspark is imported from the environment, a third of the work, and a source's worker
+connects before it imports it.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import socket
+import struct
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from io import BufferedRWPair
 
 _SPARKS_OWN: Final = re.compile(r"(pyspark|py4j-[\w.]+-src)\.zip")
+_SOURCE: Final = "pyspark.sql.streaming.python_streaming_source_runner"
+_PORT, _SECRET = "PYTHON_WORKER_FACTORY_PORT", "PYTHON_WORKER_FACTORY_SECRET"
 
 
 def path() -> str:
@@ -23,8 +34,34 @@ def path() -> str:
 
 
 def main() -> None:
-    """Become the interpreter, with the arguments and the environment that Spark gave."""
-    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    kept = (entry for entry in entries if not _SPARKS_OWN.fullmatch(Path(entry).name))
-    os.environ["PYTHONPATH"] = os.pathsep.join(kept)
-    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])  # noqa: S606
+    """Be the interpreter, with the arguments and the environment that Spark gave."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(_without_archives(os.environ.get("PYTHONPATH", "").split(os.pathsep)))
+    if sys.argv[1:] == ["-m", _SOURCE] and {_PORT, _SECRET} <= os.environ.keys():
+        with _connected(os.environ) as stream:
+            sys.path[:] = _without_archives(sys.path)
+            import_module(_SOURCE).main(stream, stream)
+    else:
+        os.execv(sys.executable, [sys.executable, *sys.argv[1:]])  # noqa: S606
+
+
+def _without_archives(entries: list[str]) -> list[str]:
+    return [entry for entry in entries if not _SPARKS_OWN.fullmatch(Path(entry).name)]
+
+
+def _connected(environment: Mapping[str, str]) -> BufferedRWPair:
+    """The connection to the JVM, as `pyspark.worker_util.get_sock_file_to_executor` makes it."""
+    host = "::1" if environment.get("SPARK_PREFER_IPV6", "").lower() == "true" else "127.0.0.1"
+    waits = float(environment.get("SPARK_AUTH_SOCKET_TIMEOUT", "15"))
+    connection = socket.create_connection((host, int(environment[_PORT])), waits)
+    stream = connection.makefile("rwb")
+    secret = environment[_SECRET].encode()
+    stream.write(struct.pack("!i", len(secret)) + secret)
+    stream.flush()
+    (size,) = struct.unpack("!i", stream.read(4))
+    answer = stream.read(size)
+    if answer != b"ok":
+        raise ConnectionError(f"Spark does not take its worker: {answer!r}")
+    connection.settimeout(None)
+    stream.write(struct.pack("!i", os.getpid()))
+    stream.flush()
+    return stream

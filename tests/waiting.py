@@ -20,9 +20,10 @@ def wait_until(found: Callable[[], T], process: subprocess.Popen[bytes] | None =
     Raises:
         AssertionError: it took too long, or `process` ended.
     """
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not (answer := found()):
         assert process is None or process.poll() is None, "it ended"
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
+        waited = time.monotonic() - began
+        assert waited < seconds, "it did not happen in time"
+        time.sleep(min(1.0, max(0.05, waited / 50)))  # to ask costs too, and what is waited for has the same cores
     return answer

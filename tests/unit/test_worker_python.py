@@ -1,8 +1,10 @@
-"""The Python of Spark's workers takes pyspark from the environment, where it is compiled, and not from an archive."""
+"""The Python of Spark's workers: it takes pyspark from the environment, and a source's answers before it has it."""
 
 from __future__ import annotations
 
 import os
+import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 import pyspark
 
 from streams import worker_python
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     import pytest
@@ -52,3 +55,39 @@ def test_an_environment_without_the_projects_scripts_has_its_interpreter(
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     assert worker_python.path() == str(tmp_path / "python")
+
+
+def answer(connection: socket.socket, secret: str) -> int:
+    """Spark's part of the conversation; gives the worker's process."""
+    stream = connection.makefile("rwb")
+    (size,) = struct.unpack("!i", stream.read(4))
+    assert stream.read(size) == secret.encode()
+    stream.write(struct.pack("!i", 2) + b"ok")
+    stream.flush()
+    (process,) = struct.unpack("!i", stream.read(4))
+    return int(process)
+
+
+def test_a_sources_worker_connects_before_it_imports_pyspark(tmp_path: Path) -> None:
+    slow = tmp_path / "pyspark" / "sql" / "streaming"
+    slow.mkdir(parents=True)
+    waits = f"import pathlib, time\nwhile not pathlib.Path({str(tmp_path / 'go')!r}).exists(): time.sleep(0.01)\n"
+    (tmp_path / "pyspark" / "__init__.py").write_text(waits)
+    (slow.parent / "__init__.py").touch()
+    (slow / "__init__.py").touch()
+    runs = "def main(infile, outfile):\n    outfile.write(infile.read(4)[::-1])\n    outfile.flush()\n"
+    (slow / "python_streaming_source_runner.py").write_text(runs)
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as server:
+        server.settimeout(PATIENCE)
+        told = {"PYTHON_WORKER_FACTORY_PORT": str(server.getsockname()[1]), "PYTHON_WORKER_FACTORY_SECRET": "s3cret"}
+        worker = subprocess.Popen(
+            [worker_python.path(), "-m", "pyspark.sql.streaming.python_streaming_source_runner"],
+            env={**os.environ, **told, "PYTHONPATH": os.pathsep.join([*map(str, ARCHIVES), str(tmp_path)])},
+        )
+        with worker, server.accept()[0] as connection:
+            assert answer(connection, "s3cret") == worker.pid
+            assert worker.poll() is None
+            (tmp_path / "go").touch()
+            connection.sendall(b"abcd")
+            assert connection.recv(4) == b"dcba"
+        assert worker.returncode == 0
