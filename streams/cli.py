@@ -122,7 +122,7 @@ def lineage(
     from streams.flows.origins import origin_of, origin_tree
 
     with _service(env, config) as service:
-        found = origin_of(Lineages(service.settings, service.spark), column)
+        found = origin_of(Lineages(service.settings, service.session), column)
     if as_json:
         out.print_json(json.dumps(asdict(found)))
     else:
@@ -170,9 +170,10 @@ def run(
     """
     from streams.jobs import DAILY, job_named
 
-    if job != DAILY:
-        job_named(job)
-    with _service(env, config, job) as service, _draining_on_signal(service):
+    # What a service runs, and a run that goes on under the same key, is waited for without one.
+    is_spark_needed = job == DAILY or job_named(job).gate is not None
+    service_for_job = _service_of(_settings(env, config), command=job, is_spark_needed=is_spark_needed)
+    with service_for_job as service, _draining_on_signal(service):
         has_passed = _run_under_key(run_key, job, service, as_json) if run_key else _run(job, service, as_json)[1]
     if not has_passed:
         raise typer.Exit(1)
@@ -672,22 +673,25 @@ def _control_of(flow: str, env: str, config: str | None) -> Control:
 
 
 @contextmanager
-def _service(env: str, config: str | None, command: str | None = None) -> Iterator[Service]:
+def _service(env: str, config: str | None) -> Iterator[Service]:
     """The session and what goes with it, for one command."""
-    with _service_of(_settings(env, config), command=command) as service:
+    with _service_of(_settings(env, config)) as service:
         yield service
 
 
 @contextmanager
 def _service_of(
-    settings: Settings, listeners: tuple[Listener, ...] = (), command: str | None = None
+    settings: Settings,
+    listeners: tuple[Listener, ...] = (),
+    command: str | None = None,
+    is_spark_needed: bool = True,
 ) -> Iterator[Service]:
     from streams.supervisor.service import started
 
     def say(line: str) -> None:
         err.print(line, highlight=False)
 
-    with started(settings, listeners, say, command=command) as service:
+    with started(settings, listeners, say, command, is_spark_needed) as service:
         yield service
 
 

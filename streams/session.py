@@ -6,9 +6,11 @@ import hashlib
 import os
 import re
 import sys
+import threading
 import zipfile
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from streams import jars, worker_python
 from streams.errors import ConfigurationError, FatalError, UnavailableError
@@ -90,16 +92,15 @@ _REDACTED: Final = "(?i)secret|password|token|access[.]?key"  # Spark's own defa
 
 
 def build_session(settings: Settings, progress: Callable[[str], None] | None = None) -> SparkSession:
-    """Build (or return) the process's Spark session.
+    """Build the process's Spark session.
 
     The jars are resolved into the cache once and handed to Spark as files: a second start needs no network. A
     cluster's executors get them, and this project's own packages, from the driver.
 
     Raises:
         ConfigurationError: Java or a jar is missing (``JAVA_MISSING``, ``JARS_UNAVAILABLE``), or
-            another session with other jars already runs in this process (``SESSION_EXISTS``), or the lake's storage
-            is not one that several may write to (``CONDITIONS_IGNORED``, ``STORAGE_REFUSED``).
-        UnavailableError: it does not answer (``STORAGE_AWAY``), or no cluster does (``SPARK_NOT_STARTED``).
+            another session with other jars already runs in this process (``SESSION_EXISTS``).
+        UnavailableError: no cluster answers (``SPARK_NOT_STARTED``).
     """
     from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
@@ -107,9 +108,6 @@ def build_session(settings: Settings, progress: Callable[[str], None] | None = N
     if SparkSession.getActiveSession() is not None:
         raise ConfigurationError("SESSION_EXISTS", "A Spark session is already running in this process.")
     jars.find_java()
-    for root in (settings.lake.root, settings.checkpoints.root):  # of commits, and of leases
-        if _is_in_s3(root):
-            require_conditions(small_files(root), root)
     # The workers that read by adapters need this environment's packages; a cluster's images have them at one place.
     python = worker_python.path() if settings.spark.is_local else sys.executable
     os.environ.setdefault("PYSPARK_PYTHON", settings.spark.conf.get("spark.pyspark.python", python))
@@ -133,9 +131,48 @@ def build_session(settings: Settings, progress: Callable[[str], None] | None = N
     return spark
 
 
-def jvm_pid(spark: SparkSession) -> int | None:
-    """The process of the driver's JVM, where this one has started it."""
-    return getattr(getattr(spark.sparkContext._gateway, "proc", None), "pid", None)
+def require_storage(settings: Settings) -> None:
+    """Make sure that several may write to where the commits and the leases are.
+
+    Raises:
+        ConfigurationError: ``CONDITIONS_IGNORED``, ``STORAGE_REFUSED``.
+        UnavailableError: ``STORAGE_AWAY``.
+    """
+    for root in (settings.lake.root, settings.checkpoints.root):
+        if _is_in_s3(root):
+            require_conditions(small_files(root), root)
+
+
+class Session:
+    """The process's Spark session, built when it is first asked for: what only waits for another process needs none.
+
+    Args:
+        settings: the configuration.
+        progress: told, for people, of what takes long.
+    """
+
+    def __init__(self, settings: Settings, progress: Callable[[str], None] | None = None) -> None:
+        self._settings, self._progress = settings, progress
+        self._spark: SparkSession | None = None
+        self._building = threading.Lock()
+
+    def __call__(self) -> SparkSession:
+        """The session; raises what `build_session` raises."""
+        with self._building:
+            if self._spark is None:
+                self._spark = build_session(self._settings, self._progress)
+            return self._spark
+
+    def jvm_pid(self) -> int | None:
+        """The process of the driver's JVM, where this one has started it."""
+        return None if self._spark is None else getattr(_jvm_process(self._spark), "pid", None)
+
+    def stop(self) -> None:
+        """End it, where there is one and its JVM still runs."""
+        if self._spark is not None:
+            with suppress(FatalError):
+                require_alive(self._spark)
+                self._spark.stop()
 
 
 def require_alive(spark: SparkSession) -> None:
@@ -144,13 +181,18 @@ def require_alive(spark: SparkSession) -> None:
     Raises:
         FatalError: ``SPARK_GONE``. Nothing in this process can go on; a new one can.
     """
-    process = getattr(spark.sparkContext._gateway, "proc", None)
+    process = _jvm_process(spark)
     if process is not None and process.poll() is not None:
         raise FatalError(
             "SPARK_GONE",
             f"Spark's JVM is gone (it ended with {process.returncode}): killed, or out of memory.",
             way_out="Start again: every flow goes on where it was. If it comes again, raise spark.driver_memory.",
         )
+
+
+def _jvm_process(spark: SparkSession) -> Any:
+    """Of the driver's JVM, where this process has started it."""
+    return getattr(spark.sparkContext._gateway, "proc", None)
 
 
 def _refused(master: str, error: Exception) -> StreamsError:

@@ -30,7 +30,7 @@ from streams.sources.kafka import KafkaSource
 from streams.telemetry.lineage import ColumnInput, Dataset, DatasetField, FlowLineage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pyspark.sql import DataFrame, SparkSession
 
@@ -44,9 +44,9 @@ Columns = dict[str, tuple[ColumnInput, ...]]
 class Lineages:
     """The lineage of every flow, each read when it is first asked for; some tenths of a second, and no Spark job."""
 
-    def __init__(self, settings: Settings, spark: SparkSession) -> None:
+    def __init__(self, settings: Settings, session: Callable[[], SparkSession]) -> None:
         self.settings = settings
-        self.spark = spark
+        self.session = session
         self.lake = Lake(settings.lake.root, settings.checkpoints.root)
         self.flows = all_flows(settings)
         contracts = load_contracts(Path(settings.contracts_root) / "bronze")
@@ -119,7 +119,7 @@ class Lineages:
     def _rows(self, flow: Flow, inputs: Mapping[str, Dataset]) -> DataFrame:
         """The flow's own transform, of empty tables."""
         schemas = {table.path: table.schema for table in flow.tables}
-        frames = {name: tagged(self.spark, name, schemas[str(table.path)]) for name, table in inputs.items()}
+        frames = {name: tagged(self.session(), name, schemas[str(table.path)]) for name, table in inputs.items()}
         made = {table.flow: table.rows for table in GOLD_TABLES}
         if flow.name in made:
             return made[flow.name](frames, self.settings.reporting_currency)

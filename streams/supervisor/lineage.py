@@ -18,13 +18,13 @@ SERVICE: Final = "up"  # the command whose runs have no end of their own
 
 @contextmanager
 def lineage_listener(
-    settings: Settings, spark: SparkSession, command: str | None, is_ending: Callable[[], bool]
+    settings: Settings, session: Callable[[], SparkSession], command: str | None, is_ending: Callable[[], bool]
 ) -> Iterator[tuple[Listener, ...]]:
     """What is to be told of everything that is done in this block; nothing where the configuration says nothing.
 
     Args:
         settings: the configuration.
-        spark: plans are read in it; it must outlive the block.
+        session: gives the session in which plans are read; it must outlive the block.
         command: what runs the flows: ``up``, or a job's name, or ``daily``.
         is_ending: whether the service was asked to end.
     """
@@ -38,7 +38,7 @@ def lineage_listener(
 
     events = LineageEvents(
         said.namespace or f"lakehouse-streams.{settings.environment}",
-        Lineages(settings, spark),
+        Lineages(settings, session),
         parent=command,
         window=said.every_seconds if command == SERVICE else 0.0,
         repository=said.repository,

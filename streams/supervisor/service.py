@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import threading
 import uuid
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from streams.checkpoint import Checkpoint
-from streams.errors import FatalError
 from streams.flows.flow import Table
 from streams.lake import Lake
-from streams.session import build_session, jvm_pid, require_alive
+from streams.session import Session, require_storage
 from streams.sinks.table import ensure_table
 from streams.small_files import small_files
 from streams.storage import Storage
@@ -45,11 +44,12 @@ class Service:
     """One process's work on one lake.
 
     Attributes:
+        session: gives the Spark session, always the same.
         leases: what keeps other processes from the flows that this one runs; None where there are none.
         rebuilding: the flow whose table is made anew (see `reset`).
     """
 
-    spark: SparkSession
+    session: Callable[[], SparkSession]
     settings: Settings
     run_id: str
     listeners: tuple[Listener, ...] = ()
@@ -61,6 +61,11 @@ class Service:
     _made: set[str] = field(default_factory=set)
     _making: threading.Lock = field(default_factory=threading.Lock)
     _locks: dict[str, threading.Lock] = field(default_factory=dict)
+
+    @property
+    def spark(self) -> SparkSession:
+        """The Spark session."""
+        return self.session()
 
     @property
     def lake(self) -> Lake:
@@ -102,6 +107,7 @@ def started(
     listeners: Iterable[Listener] = (),
     progress: Callable[[str], None] | None = None,
     command: str | None = None,
+    is_spark_needed: bool = True,
 ) -> Iterator[Service]:
     """A service with a Spark session of its own, which ends with the block.
 
@@ -110,23 +116,25 @@ def started(
         listeners: told of what is done (see `streams.telemetry.events`).
         progress: told, for people, of what takes long at the start.
         command: what runs the flows, as lineage calls it: ``up``, ``daily`` or a job's name.
+        is_spark_needed: whether in any case; if not, it is started by what first asks for it.
     """
     run_id = new_run_id()
     configure_logging(settings.logging, run_id)
-    spark = build_session(settings, progress)
+    require_storage(settings)
+    session = Session(settings, progress)
+    if is_spark_needed:
+        session()
     files = small_files(settings.checkpoints.root)
     leases = Leases(files, Holder.this_process(run_id), settings.lease.expires_seconds)
     draining = threading.Event()
     try:
         with ExitStack() as stack:
             stack.enter_context(closing(leases))
-            told = stack.enter_context(configured_listeners(settings, jvm_pid(spark)))
-            lineage = stack.enter_context(lineage_listener(settings, spark, command, draining.is_set))
+            told = stack.enter_context(configured_listeners(settings, session.jvm_pid))
+            lineage = stack.enter_context(lineage_listener(settings, session, command, draining.is_set))
             all_told = (*listeners, *told.all, *lineage)
-            service = Service(spark, settings, run_id, all_told, draining, leases, metrics=told.metrics)
+            service = Service(session, settings, run_id, all_told, draining, leases, metrics=told.metrics)
             kafka = stack.enter_context(closing(KafkaProgress(settings, service.checkpoint, service.tell)))
             yield replace(service, listeners=(kafka, *service.listeners), kafka=kafka)
     finally:
-        with suppress(FatalError):  # there is nothing left to stop
-            require_alive(spark)
-            spark.stop()
+        session.stop()

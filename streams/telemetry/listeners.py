@@ -14,7 +14,7 @@ from streams.telemetry.metrics import Metrics
 from streams.version import CODE_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from streams.settings import Settings
     from streams.telemetry.events import Listener
@@ -31,7 +31,7 @@ class Listeners:
 
 
 @contextmanager
-def configured_listeners(settings: Settings, jvm_pid: int | None = None) -> Iterator[Listeners]:
+def configured_listeners(settings: Settings, jvm_pid: Callable[[], int | None] | None = None) -> Iterator[Listeners]:
     """The listeners; at the block's end each sends what it still has, and the textfile is written.
 
     Args:

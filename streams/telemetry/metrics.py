@@ -25,7 +25,7 @@ from streams.telemetry import metric_names as names
 from streams.telemetry.events import BatchDone, FlowChanged, GateJudged, KafkaLag, RunBegan, RunEnded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from streams.telemetry.events import Event
     from streams.telemetry.metric_names import MetricName
@@ -44,10 +44,10 @@ class Metrics:
     Args:
         version: of this program.
         environment: which configuration it runs with.
-        jvm_pid: the process of Spark's driver, whose memory and time are most of what is used; None without one.
+        jvm_pid: gives the process of Spark's driver, whose memory and time are most of what is used; None without one.
     """
 
-    def __init__(self, version: str, environment: str, jvm_pid: int | None = None) -> None:
+    def __init__(self, version: str, environment: str, jvm_pid: Callable[[], int | None] | None = None) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each
         self._flows, self._process = CollectorRegistry(), CollectorRegistry()
         self._metrics = {one: self._make(one) for one in names.METRICS}
@@ -58,7 +58,7 @@ class Metrics:
         ProcessCollector(registry=self._process)
         PlatformCollector(registry=self._process)
         if jvm_pid is not None:
-            ProcessCollector(namespace="spark_driver", pid=lambda: jvm_pid, registry=self._process)
+            ProcessCollector(namespace="spark_driver", pid=lambda: jvm_pid() or "none", registry=self._process)
         self._telling = threading.Lock()  # of what several events make together
         self._errors: dict[str, Exception] = {}
         self._failed: set[str] = set()

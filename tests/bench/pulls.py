@@ -161,7 +161,7 @@ def _beside(
             peaks[_ROWS] = peak[0]
             service.checkpoint(flow).set_aside(f"round-{turn}")
             theirs.append(_timed(lambda: _fetch(fetch)))
-        smaller = Service(service.spark, _settings(place / "quarter", system, login, _QUARTER), "bench")
+        smaller = Service(service.session, _settings(place / "quarter", system, login, _QUARTER), "bench")
         with _peak_of_workers() as peak:
             _pull(flow, smaller, _ROWS // 4)
     # The first round warms both up.

@@ -72,7 +72,7 @@ class Bench:
 
     @classmethod
     def at(cls, spark: SparkSession, folder: Path, **changes: Any) -> Bench:
-        return cls(Service(spark, settings_for(folder, **changes), run_id="test"))
+        return cls(Service(lambda: spark, settings_for(folder, **changes), run_id="test"))
 
     @property
     def spark(self) -> SparkSession:

@@ -43,7 +43,7 @@ def land(folder: Path, name: str, **more: Any) -> None:
 
 def restarted(bench: Bench, folder: Path, contracts: Path) -> Bench:
     """The same lake, as a new process finds it."""
-    return Bench(Service(bench.spark, settings_for(folder, contracts_root=str(contracts)), run_id="again"))
+    return Bench(Service(bench.service.session, settings_for(folder, contracts_root=str(contracts)), run_id="again"))
 
 
 def test_a_new_column_flows_through(spark: SparkSession, tmp_path: Path, contracts: Path) -> None:

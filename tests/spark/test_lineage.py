@@ -62,7 +62,7 @@ def lineages(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> L
             "staging": "s3://staging/loads",
         },
     }
-    return Lineages(settings_for(folder, targets=warehouses), spark)
+    return Lineages(settings_for(folder, targets=warehouses), lambda: spark)
 
 
 def known(lineages: Lineages, flow: str) -> FlowLineage:

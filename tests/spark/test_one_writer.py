@@ -100,6 +100,10 @@ def test_a_second_supervisor_stands_by_and_takes_over(bench: Bench, process: Cal
     assert sorted(row["run_id"] for row in audits) == ["first", "first", "second"]
 
 
+def no_spark() -> SparkSession:
+    raise AssertionError("who only waits starts no Spark")
+
+
 def test_a_daily_job_attaches_to_the_supervisor_that_holds_its_flow(
     bench: Bench, process: Callable[[str], Service]
 ) -> None:
@@ -109,7 +113,7 @@ def test_a_daily_job_attaches_to_the_supervisor_that_holds_its_flow(
         control = supervisor.control
         wait_until(lambda: (said := control.report()) is not None and said.flows[FLOW].rows_written == 1)
         land(bench, "GBP")
-        task = process("task")
+        task = replace(process("task"), session=no_spark)
         run = run_or_attach(declared(task), task)
         assert run.is_through
         assert run.audits == []

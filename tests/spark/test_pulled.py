@@ -61,7 +61,7 @@ def bench_at(spark: SparkSession, folder: Path, **pull: Any) -> Bench:
     settings = settings_for(folder)
     return Bench(
         Service(
-            spark,
+            lambda: spark,
             settings.model_copy(update={"sources": SourceSettings.model_construct(snowflake=shop)}),
             run_id="test",
         )

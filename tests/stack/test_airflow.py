@@ -189,7 +189,7 @@ def test_a_day_from_an_empty_lake_with_a_command_killed_and_one_beside_a_service
             read = airflow.xcom(run, "kafka_csv_to_bronze")["bronze.order_events"]["rows_read"]
             assert read == len(plan.messages)
 
-            assert [one.agrees for one in published(Service(spark, settings, run_id="test"))] == [True] * 6
+            assert [one.agrees for one in published(Service(lambda: spark, settings, run_id="test"))] == [True] * 6
             assert _totals(spark, settings, plan) == (len(plan.orders) + tries, usd, eur)
 
             before = _runs(spark, settings)
@@ -201,7 +201,7 @@ def test_a_day_from_an_empty_lake_with_a_command_killed_and_one_beside_a_service
                 wait_until(lambda: airflow.runs()[beside] in ("success", "failed"), seconds=900)
                 assert airflow.outcomes(beside) == dict.fromkeys(JOB_MAP, ("success", 1))
             assert len(_runs(spark, settings) - before) == 1, "all that was done was done by the service"
-            found = list(published(Service(spark, settings, run_id="test")))
+            found = list(published(Service(lambda: spark, settings, run_id="test")))
             assert [one.agrees for one in found] == [True] * 6
             assert sum(one.gold for one in found) > 0
             assert _totals(spark, settings, plan) == (len(plan.orders), usd, eur)

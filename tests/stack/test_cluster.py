@@ -210,4 +210,4 @@ def copied(spark: SparkSession, driver: Driver, folder: Path) -> Service:
             file.parent.mkdir(parents=True, exist_ok=True)
             client.download_file(LAKE, key, str(file))
     overrides = {"STREAMS__LAKE__ROOT": str(folder / "lake"), "STREAMS__SPARK__MASTER": "local[2]"}
-    return Service(spark, load_settings(None, str(driver.config), overrides), run_id="test")
+    return Service(lambda: spark, load_settings(None, str(driver.config), overrides), run_id="test")

@@ -64,7 +64,7 @@ def service(
         sources={system: said | {"pull": pull} for system, said in sources.settings().items()},
         targets=sources.targets(),
     )
-    return Service(spark, settings, run_id="test")
+    return Service(lambda: spark, settings, run_id="test")
 
 
 CHANGED = (

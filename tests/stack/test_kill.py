@@ -121,7 +121,7 @@ def test_killed_at_every_boundary(spark: SparkSession, broker: Broker, topic: st
 
     (tmp_path / "unharmed").mkdir()
     unharmed = configure(tmp_path / "unharmed", broker, topic, landing)
-    run_jobs(Service(spark, load_settings(None, str(unharmed), os.environ), run_id="unharmed"))
+    run_jobs(Service(lambda: spark, load_settings(None, str(unharmed), os.environ), run_id="unharmed"))
     lakes = [Lake(str(tmp_path / name / "lake"), "") for name in ("killed", "unharmed")]
     was_killed, was_not = (contents(spark, lake) for lake in lakes)
     for table, rows in was_not.items():

@@ -64,7 +64,7 @@ def test_a_flow_killed_at_every_boundary(spark: SparkSession, sources: ShopSourc
         targets=sources.targets(),
         spark={"driver_memory": "1g"},
     )
-    service = Service(spark, settings, run_id="test")
+    service = Service(lambda: spark, settings, run_id="test")
     for number, (system, point) in enumerate(KILLS):
         change_gold(service, number)
         ended = publish(tmp_path, f"publish_gold_to_{system}", failpoint=f"{system}.dim_product:{point}")

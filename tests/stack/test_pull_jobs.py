@@ -65,7 +65,7 @@ def test_a_pull_killed_at_every_boundary(spark: SparkSession, shop: Shop, source
     said = yaml.safe_load((tmp_path / "settings.yaml").read_text())
     said["spark"] = {"driver_memory": "2g"}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(said))
-    lake = Service(spark, settings, run_id="test").lake
+    lake = Service(lambda: spark, settings, run_id="test").lake
     flow = "bronze.redshift_behavior"
     for point in ("data_written", None):
         ended = subprocess.run(

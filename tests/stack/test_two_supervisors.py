@@ -107,11 +107,11 @@ def test_either_is_stopped_and_goes_on(
         settings = load_settings(None, str(config), os.environ)
         files = small_files(settings.checkpoints.root)
         with closing(Leases(files, Holder.this_process("day"), settings.lease.expires_seconds)) as leases:
-            run_jobs(Service(spark, settings, run_id="day", leases=leases))
+            run_jobs(Service(lambda: spark, settings, run_id="day", leases=leases))
 
     (tmp_path / "alone").mkdir()
     alone_config = configure(tmp_path / "alone", broker, topic, landing)
-    run_jobs(Service(spark, load_settings(None, str(alone_config), os.environ), run_id="alone"))
+    run_jobs(Service(lambda: spark, load_settings(None, str(alone_config), os.environ), run_id="alone"))
     lakes = [Lake(str(tmp_path / name / "lake"), "") for name in ("shared", "alone")]
     shared, alone = (contents(spark, lake) for lake in lakes)
     for table, rows in alone.items():

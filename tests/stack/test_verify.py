@@ -65,7 +65,7 @@ def test_nothing_is_lost_and_nothing_twice(spark: SparkSession, broker: Broker, 
         on_disk = {name: {"root": str(disk.folder / name)} for name in ("lake", "checkpoints")}
         stack = entered.enter_context(Stack(tmp_path / "cell", broker, **on_disk))
         workers = entered.enter_context(Workers(stack.config, tmp_path / "logs"))
-        service = Service(spark, stack.settings, run_id="verify")
+        service = Service(lambda: spark, stack.settings, run_id="verify")
         workload = Workload(SEED, stack, orders=60)
         cell = Cell(stack, workload, service, tally, SEED, "short", (EVENTS, RATES))
         failing, killed = InProcess(service), Killed(workers)

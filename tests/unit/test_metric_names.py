@@ -46,7 +46,7 @@ def exposed() -> dict[str, set[str]]:
     for one in METRICS:
         endings = {"_bucket": {"le"}, "_sum": set(), "_count": set()} if one.kind == "histogram" else {"": set()}
         found |= {f"{one.name}{ending}": {*one.labels, *more} for ending, more in endings.items()}
-    page, _ = Metrics("1", "test", jvm_pid=1).render()
+    page, _ = Metrics("1", "test", jvm_pid=lambda: 1).render()
     for family in text_string_to_metric_families(page.decode()):
         found |= {sample.name: {"job", "instance"} for sample in family.samples if "process_" in sample.name}
     return found

@@ -120,7 +120,7 @@ def test_gates_and_lag_are_as_they_were_last() -> None:
 
 
 def test_the_process_and_sparks_driver_are_measured() -> None:
-    metrics = Metrics("1.2", "test", jvm_pid=os.getpid())
+    metrics = Metrics("1.2", "test", jvm_pid=os.getpid)
     page, content_type = metrics.render()
     found = values(page.decode())
     assert content_type.startswith("text/plain")

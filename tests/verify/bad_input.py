@@ -80,7 +80,7 @@ def send_bad_input(
             list(worker.answers(_ANSWER_SECONDS))
         except RefusedError as error:
             tally.failed(f"bad input stops {flow}: {error}")
-    found = compare_bronze(Service(spark, settings, run_id="verify"), sent, workload.rules)
+    found = compare_bronze(Service(lambda: spark, settings, run_id="verify"), sent, workload.rules)
     tally.checked(found, "bad input", (f"{inputs} mutated inputs",))
     for file, hits in personal_values_in([worker.log, folder / "results"]).items():
         tally.failed(f"{hits} personal values in {file}")

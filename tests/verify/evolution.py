@@ -75,7 +75,7 @@ class Case:
         settings = self.stack.settings_with(
             self.folder, contracts_root=str(self.contracts), targets={}, **self.place.settings()
         )
-        self.service = Service(self.spark, settings, run_id="evolving")
+        self.service = Service(lambda: self.spark, settings, run_id="evolving")
         flows = all_flows(settings)
         try:
             for name in (self.place.flow, *(one for one, flow in flows.items() if self.place.flow in flow.reads)):

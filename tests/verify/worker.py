@@ -46,7 +46,7 @@ class Worker:
         """Another configuration, in the same session."""
         settings = load_settings(None, config, os.environ)
         configure_logging(settings.logging, self.service.run_id)
-        self.service = Service(self.service.spark, settings, self.service.run_id)
+        self.service = Service(self.service.session, settings, self.service.run_id)
         self.flows = all_flows(settings)
 
     def drain(self, flows: list[str], failpoint: str | None = None) -> None:
