@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from delta.tables import DeltaTable
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructField, StructType
 
 from streams.checkpoint import BatchIdentity
 from streams.flows import all_flows
@@ -185,7 +186,8 @@ def _row(number: Column, sequence: Column) -> tuple[Column, ...]:
 
 def _table(service: Service, path: str, size: int) -> None:
     rows = service.spark.range(0, size, 1, max(2, size // 500_000)).select(*_row(F.col("id"), F.lit(0)))
-    ensure_table(service.spark, path, rows.schema)
+    # As all tables that are merged into, it may hold nulls in each column.
+    ensure_table(service.spark, path, StructType([StructField(one.name, one.dataType) for one in rows.schema]))
     rows.write.format("delta").mode("append").save(path)
 
 
