@@ -292,7 +292,7 @@ def test_runs_are_told_as_they_were(spark: SparkSession, tmp_path: Path) -> None
     bench = Bench.at(spark, tmp_path, contracts_root=str(contracts), lineage={"file": str(file)})
     lake, settings = bench.service.lake, bench.service.settings
     land(tmp_path, "1.json", [(3, 2), (4, 9), (5, "x")])
-    with lineage_listener(settings, spark, "bronze_to_silver", lambda: False) as told:
+    with lineage_listener(settings, lambda: spark, "bronze_to_silver", lambda: False) as told:
         bench = Bench(replace(bench.service, listeners=told))
         bench.run("bronze.fx_rates", "silver.fx_rates")
         (waiting,) = bench.all_rows(lake.lane("bronze"))
