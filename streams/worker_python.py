@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from io import BufferedRWPair
 
 _SPARKS_OWN: Final = re.compile(r"(pyspark|py4j-[\w.]+-src)\.zip")
@@ -37,7 +36,7 @@ def main() -> None:
     """Be the interpreter, with the arguments and the environment that Spark gave."""
     os.environ["PYTHONPATH"] = os.pathsep.join(_without_archives(os.environ.get("PYTHONPATH", "").split(os.pathsep)))
     if sys.argv[1:] == ["-m", _SOURCE] and {_PORT, _SECRET} <= os.environ.keys():
-        with _connected(os.environ) as stream:
+        with _connected() as stream:
             sys.path[:] = _without_archives(sys.path)
             import_module(_SOURCE).main(stream, stream)
     else:
@@ -48,13 +47,13 @@ def _without_archives(entries: list[str]) -> list[str]:
     return [entry for entry in entries if not _SPARKS_OWN.fullmatch(Path(entry).name)]
 
 
-def _connected(environment: Mapping[str, str]) -> BufferedRWPair:
+def _connected() -> BufferedRWPair:
     """The connection to the JVM, as `pyspark.worker_util.get_sock_file_to_executor` makes it."""
-    host = "::1" if environment.get("SPARK_PREFER_IPV6", "").lower() == "true" else "127.0.0.1"
-    waits = float(environment.get("SPARK_AUTH_SOCKET_TIMEOUT", "15"))
-    connection = socket.create_connection((host, int(environment[_PORT])), waits)
+    host = "::1" if os.environ.get("SPARK_PREFER_IPV6", "").lower() == "true" else "127.0.0.1"
+    waits = float(os.environ.get("SPARK_AUTH_SOCKET_TIMEOUT", "15"))
+    connection = socket.create_connection((host, int(os.environ[_PORT])), waits)
     stream = connection.makefile("rwb")
-    secret = environment[_SECRET].encode()
+    secret = os.environ[_SECRET].encode()
     stream.write(struct.pack("!i", len(secret)) + secret)
     stream.flush()
     (size,) = struct.unpack("!i", stream.read(4))

@@ -58,6 +58,7 @@ class Metrics:
         ProcessCollector(registry=self._process)
         PlatformCollector(registry=self._process)
         if jvm_pid is not None:
+            # Of a process that is not there nothing is told.
             ProcessCollector(namespace="spark_driver", pid=lambda: jvm_pid() or "none", registry=self._process)
         self._telling = threading.Lock()  # of what several events make together
         self._errors: dict[str, Exception] = {}
