@@ -56,7 +56,7 @@ def measure(place: Path, say: Callable[[str], None], *, quick: bool = False, jav
         settings = fill(place, broker, sources, orders=_SHOP_ORDERS)
         flows = len(all_flows(settings))
         with Up(place / "settings.yaml", place / "service.log", java) as service:
-            service.wait_until_quiet(flows, 300)
+            service.wait_until_quiet(flows, 900)
             say(f"  {flows} flows are up and quiet after {time.time() - service.began:.0f} s")
             numbers = iter(range(1, 10**9))
             send(broker, paced(numbers, 1000, _WARM_UP_SECONDS))
