@@ -15,6 +15,7 @@ demo: java $(READY) ## real data through every flow, on a stack of its own
 	@$(RUN) streams demo
 
 test: java check ## the checks, then all tests
+	@$(RUN) streams prepare
 	@$(RUN) pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 25
 
 check: $(READY) ## style, types, the direction of imports, and the project's own files

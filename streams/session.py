@@ -12,12 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from streams import jars, worker_python
+from streams import class_archive, jars, worker_python
 from streams.errors import ConfigurationError, FatalError, UnavailableError
 from streams.small_files import require_conditions, small_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from pyspark.sql import SparkSession
 
@@ -107,12 +107,11 @@ def build_session(settings: Settings, progress: Callable[[str], None] | None = N
 
     if SparkSession.getActiveSession() is not None:
         raise ConfigurationError("SESSION_EXISTS", "A Spark session is already running in this process.")
-    jars.find_java()
+    java = jars.find_java()
     # The workers that read by adapters need this environment's packages; a cluster's images have them at one place.
     python = worker_python.path() if settings.spark.is_local else sys.executable
     os.environ.setdefault("PYSPARK_PYTHON", settings.spark.conf.get("spark.pyspark.python", python))
-    files = _jars(settings, progress)
-    public = _configuration(settings, os.environ) | {"spark.jars": ",".join(str(file) for file in files)}
+    public = _configuration(settings, os.environ, _jars(settings, java, progress))
     # Without the secrets: these settings stand in the command that starts the JVM, which all users can see.
     SparkContext._ensure_initialized(conf=SparkConf(loadDefaults=False).setAll(list(public.items())))
     secrets = {key: reference.resolve() for key, reference in settings.spark.secrets.items()}
@@ -206,12 +205,24 @@ def _refused(master: str, error: Exception) -> StreamsError:
     )
 
 
-def _jars(settings: Settings, progress: Callable[[str], None] | None) -> tuple[Path, ...]:
+def driver_java(java: str, files: Sequence[Path]) -> dict[str, str]:
+    """How the driver's JVM starts: jars on its own class path, their classes from the archive, where there is one."""
+    return {
+        "spark.driver.extraClassPath": os.pathsep.join(map(str, files)),
+        "spark.driver.extraJavaOptions": f"{DRIVER_OPTIONS} {class_archive.options(java, files)}".strip(),
+    }
+
+
+def _jars(settings: Settings, java: str, progress: Callable[[str], None] | None) -> dict[str, str]:
     """The client of S3 is loaded only where a path needs it."""
-    if not _is_on_s3(settings):
-        return jars.resolve(jars.SPARK_JARS, progress)
-    files = jars.resolve(jars.SPARK_JARS + jars.S3_JARS, progress)
-    return (*files, jars.compiled(_LOG_STORE, files))
+    files = jars.resolve(jars.SPARK_JARS, progress)
+    shipped: tuple[Path, ...] = () if settings.spark.is_local else files
+    if _is_on_s3(settings):
+        with_s3 = jars.resolve(jars.SPARK_JARS + jars.S3_JARS, progress)
+        known = {file.name for file in files}
+        more = [file for file in with_s3 if file.name not in known]
+        shipped = (*shipped, *more, jars.compiled(_LOG_STORE, with_s3))
+    return driver_java(java, files) | {"spark.jars": ",".join(map(str, shipped))}
 
 
 def _is_on_s3(settings: Settings) -> bool:
@@ -223,18 +234,22 @@ def _is_in_s3(root: str) -> bool:
     return root.startswith(("s3://", "s3a://"))
 
 
-def _configuration(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+def _configuration(settings: Settings, environ: Mapping[str, str], ours: dict[str, str]) -> dict[str, str]:
     spark = settings.spark
     local = _LOOPBACK if spark.is_local else {}
     driver = {
         "spark.master": spark.master,
         "spark.app.name": spark.app_name,
         "spark.driver.memory": spark.driver_memory,
-        "spark.driver.extraJavaOptions": DRIVER_OPTIONS,
         "spark.executor.extraJavaOptions": _ENGLISH,
     }
     on_s3 = _ON_S3 | _s3_endpoint(environ) if _is_on_s3(settings) else {}
-    return SESSION_DEFAULTS | local | driver | on_s3 | spark.conf | _DELTA | _redaction(settings)
+    # Jars of the configuration come after ours, not in their place.
+    both = {
+        key: between.join(filter(None, (ours[key], spark.conf.get(key, ""))))
+        for key, between in (("spark.driver.extraClassPath", os.pathsep), ("spark.jars", ","))
+    }
+    return SESSION_DEFAULTS | local | driver | ours | on_s3 | spark.conf | both | _DELTA | _redaction(settings)
 
 
 def _s3_endpoint(environ: Mapping[str, str]) -> dict[str, str]:
