@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import shutil
 from pathlib import Path
 from typing import Any
@@ -87,3 +89,9 @@ def test_a_folder_without_contracts_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load_contracts(tmp_path)
     assert caught.value.code == "CONTRACTS_MISSING"
+
+
+def test_nothing_is_compiled_to_read_them() -> None:
+    # jsonschema takes that package for some of its formats where it is installed, and waits for its grammar.
+    told = "import sys, streams.jobs; print([name for name in sys.modules if name in ('lark', 'rfc3987_syntax')])"
+    assert subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout == "[]\n"
