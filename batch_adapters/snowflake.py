@@ -8,6 +8,7 @@ Arrow and never log in. What the adapter needs is USAGE on warehouse, database a
 from __future__ import annotations
 
 import datetime as dt
+import io
 import re
 import socket
 from contextlib import suppress
@@ -18,8 +19,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import pyarrow as pa
 import pyarrow.compute as pc
 from snowflake import connector
+from snowflake.connector.arrow_context import ArrowConverterContext
 from snowflake.connector.constants import FIELD_ID_TO_NAME
 from snowflake.connector.errors import Error
+from snowflake.connector.nanoarrow_arrow_iterator import PyArrowRowIterator
 from snowflake.connector.result_batch import ArrowResultBatch, ResultBatch
 from snowflake.connector.vendored.requests.exceptions import RequestException
 
@@ -54,6 +57,22 @@ _TYPES: Final = {
 }
 _DIGITS: Final = "'YYYY-MM-DD\"T\"HH24:MI:SS.FF9'"
 _SLICE_ROWS: Final = 10_000
+
+
+def _read_a_first_result() -> None:
+    """Have the connector's C++ part make its logger now, while modules are imported, which one thread does at a time.
+
+    It makes it with the first result, under a lock of C++ (`std::call_once`), in Python, which may let another thread
+    have the interpreter meanwhile. If that one reads a first result too, it waits for the lock with the interpreter in
+    its hand, and the process stands still for good: so three tables do that are asked at the same moment (4.8.1).
+    """
+    stream, table = io.BytesIO(), pa.table({"ONE": pa.array([1], pa.int64())})
+    with pa.ipc.new_stream(stream, table.schema) as out:
+        out.write_table(table)
+    PyArrowRowIterator(None, stream.getvalue(), ArrowConverterContext(), False, False, False, True)
+
+
+_read_a_first_result()
 
 
 @dataclass(frozen=True)
