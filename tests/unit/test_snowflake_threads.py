@@ -14,8 +14,10 @@ import pyarrow as pa
 from snowflake.connector.arrow_context import ArrowConverterContext
 from snowflake.connector.result_batch import IterUnit, _create_nanoarrow_iterator
 
-stream, table = io.BytesIO(), pa.table({"A": pa.array([1], pa.int64())})
-with pa.ipc.new_stream(stream, table.schema) as out:
+number = {"logicalType": "FIXED", "precision": "38", "scale": "0"}  # as Snowflake says it
+schema = pa.schema([pa.field("A", pa.int64(), metadata=number)])
+stream, table = io.BytesIO(), pa.table([pa.array([1])], schema=schema)
+with pa.ipc.new_stream(stream, schema) as out:
     out.write_table(table)
 together, seen = threading.Barrier(8), []
 
