@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import secrets
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -43,28 +43,27 @@ def prepare(progress: Callable[[str], None]) -> Path:
     archive = class_archive.place(jars.find_java(), jars.resolve(jars.SPARK_JARS, progress))
     if archive.is_file():
         return archive
-    draft = archive.with_suffix(f".{os.getpid()}.partial")
+    progress("Rehearsing a start, for an archive of what Java loads (once; a minute or two)")
     try:
         archive.parent.mkdir(parents=True, exist_ok=True)
-        progress("Rehearsing a start, for an archive of what Java loads (once; a minute or two)")
-        with tempfile.TemporaryDirectory(prefix="streams-rehearsal-") as folder:
+        # Beside the archive, so that it appears whole; and a run that is broken off leaves nothing.
+        with tempfile.TemporaryDirectory(dir=archive.parent, ignore_cleanup_errors=True) as folder:
+            draft = Path(folder) / archive.name
             _rehearse(Path(folder), draft, progress)
-        for old in archive.parent.glob("*.jsa"):
-            old.unlink()  # of another Java or other packages; whoever has one open keeps it
-        draft.rename(archive)
-    except OSError as error:
+            for old in archive.parent.glob("*.jsa"):
+                old.unlink()  # of another Java or other packages; whoever has one open keeps it
+            draft.rename(archive)
+    except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigurationError(
             "ARCHIVE_NOT_MADE",
-            f"The archive of classes was not written to {archive.parent}: {error.strerror or error}.",
+            f"The archive of classes was not written to {archive.parent}: {error}.",
             way_out="Run it as the owner of the environment, with half a GB free. Only a start's speed depends on it.",
         ) from error
-    finally:
-        draft.unlink(missing_ok=True)
     return archive
 
 
 def _rehearse(folder: Path, archive: Path, progress: Callable[[str], None]) -> None:
-    for file in plan_replay(seed=1, limit=_FILES).files[:_FILES]:
+    for file in plan_replay(seed=1, limit=1).files[:_FILES]:
         write_file(file, folder / "landing")
     with started(_settings(folder, archive), progress=progress) as service:
         for job in _JOBS:
