@@ -29,6 +29,7 @@ bench: java $(READY) ## how fast it is, beside hand-written code
 	@$(RUN) tests.bench
 
 verify: java $(READY) ## whether it keeps its promises under some 300 faults: some 40 minutes
+	@$(RUN) streams prepare
 	@$(RUN) tests.verify
 
 secrets: ## random passwords for docker compose, into .secrets, once
