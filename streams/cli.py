@@ -259,15 +259,12 @@ def up(
     from streams.supervisor.page.server import page_of
     from streams.supervisor.supervisor import Supervisor
 
-    def say(line: str) -> None:
-        err.print(line, highlight=False, markup=False, soft_wrap=True)
-
     settings, recent = _with_page(_settings(env, config), page, page_port), Recent()
     with _service_of(settings, (recent,), "up") as service, _draining_on_signal(service):
         supervisor = Supervisor(all_flows(service.settings).values(), service)
         supervisor.start()
         err.print(f"{len(supervisor.states())} flows are up. Ctrl-C lets them end.", highlight=False)
-        with page_of(service, recent, say):
+        with page_of(service, recent, _say):
             while not service.draining.wait(_LOOK_SECONDS):
                 require_alive(service.spark)
             has_ended = supervisor.drain(service.settings.drain_seconds)
@@ -419,7 +416,7 @@ def reset(
     from streams.supervisor.reset import reset as reset_flow
 
     with _service(env, config) as service:
-        done = reset_flow(flow, service, lambda line: err.print(line, highlight=False, soft_wrap=True))
+        done = reset_flow(flow, service, _say)
     _show([vars(done)], as_json)
 
 
@@ -440,7 +437,7 @@ def maintain(
     from streams.supervisor.maintenance import maintain as maintain_tables
 
     with _service(env, config) as service:
-        done = maintain_tables(service, tables or (), lambda line: err.print(line, highlight=False, soft_wrap=True))
+        done = maintain_tables(service, tables or (), _say)
     _show([vars(one) for one in done], as_json)
 
 
@@ -454,7 +451,7 @@ def prepare() -> None:
     """
     from streams.local.rehearsal import prepare as prepare_start
 
-    archive = prepare_start(lambda line: err.print(line, highlight=False, soft_wrap=True))
+    archive = prepare_start(_say)
     out.print(f"Starts use {archive}", highlight=False, soft_wrap=True)
 
 
@@ -702,11 +699,13 @@ def _service_of(
 ) -> Iterator[Service]:
     from streams.supervisor.service import started
 
-    def say(line: str) -> None:
-        err.print(line, highlight=False)
-
-    with started(settings, listeners, say, command, is_spark_needed) as service:
+    with started(settings, listeners, _say, command, is_spark_needed) as service:
         yield service
+
+
+def _say(line: str) -> None:
+    """For people, beside the result."""
+    err.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _with_page(settings: Settings, page: bool, port: int | None) -> Settings:

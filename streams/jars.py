@@ -218,7 +218,8 @@ def _ivy_file(coordinates: Sequence[str], provided: Sequence[str]) -> str:
     )
 
 
-def _spark_jar_folder() -> Path:
+def spark_jar_folder() -> Path:
+    """Where Spark's own jars lie."""
     import pyspark
 
     return Path(pyspark.__file__).parent / "jars"
@@ -226,14 +227,14 @@ def _spark_jar_folder() -> Path:
 
 def _spark_modules() -> list[str]:
     """The names of the modules that lie in Spark's own folder, without their versions."""
-    names = (re.match(r"(.+?)-\d", file.name) for file in _spark_jar_folder().glob("*.jar"))
+    names = (re.match(r"(.+?)-\d", file.name) for file in spark_jar_folder().glob("*.jar"))
     return sorted({name.group(1) for name in names if name})
 
 
 def _ivy_jar() -> Path:
-    found = sorted(_spark_jar_folder().glob("ivy-*.jar"))
+    found = sorted(spark_jar_folder().glob("ivy-*.jar"))
     if not found:
-        raise ConfigurationError("JARS_UNAVAILABLE", f"There is no Ivy in {_spark_jar_folder()}; is pyspark whole?")
+        raise ConfigurationError("JARS_UNAVAILABLE", f"There is no Ivy in {spark_jar_folder()}; is pyspark whole?")
     return found[-1]
 
 
@@ -257,9 +258,9 @@ def _run_ivy(command: list[str], coordinates: Sequence[str], progress: Progress)
 
 def _compile(source: Path, beside: Sequence[Path], jar: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=f"{source.stem}.", suffix=".partial", dir=jar.parent) as draft:
-        class_path = ":".join([*map(str, _spark_jar_folder().glob("*.jar")), *map(str, beside)])
+        class_path = ":".join([*map(str, spark_jar_folder().glob("*.jar")), *map(str, beside)])
         compiler = ["org.codehaus.commons.compiler.samples.CompilerDemo", "-d", draft, "-classpath", class_path]
-        run = [find_java(), "-cp", f"{_spark_jar_folder()}/*", *compiler, str(source)]
+        run = [find_java(), "-cp", f"{spark_jar_folder()}/*", *compiler, str(source)]
         done = subprocess.run(run, capture_output=True, text=True, check=False)
         classes = list(Path(draft).rglob("*.class"))
         if done.returncode or not classes:

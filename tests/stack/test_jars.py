@@ -115,7 +115,7 @@ def test_a_class_is_compiled_once_by_what_spark_brings(
         "public static void main(String[] all) { System.out.println(new org.apache.hadoop.fs.Path(all[0]).getName()); } }"
     )
     jar = jars.compiled(source, needed)
-    class_path = f"{jar}:{jars._spark_jar_folder()}/*"
+    class_path = f"{jar}:{jars.spark_jar_folder()}/*"
     said = subprocess.run(
         ["java", "-cp", class_path, "example.Answer", "/a/b"], capture_output=True, text=True, check=True
     )
