@@ -57,3 +57,9 @@ def test_a_run_with_nothing_new_costs_none(spark: SparkSession, tmp_path: Path) 
     bench.run("silver.fx_rates")
     # Not of the flow: Delta reads its tables' newest commits anew when the streams start.
     assert jobs_so_far(spark) - before <= 2
+
+
+def test_a_few_rows_take_little_memory(spark: SparkSession) -> None:
+    # Each sort, hash table and broadcast takes a page first; by default one of up to 64 MB.
+    assert spark._jvm is not None
+    assert spark._jvm.org.apache.spark.SparkEnv.get().memoryManager().pageSizeBytes() <= 2 << 20
