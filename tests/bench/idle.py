@@ -55,12 +55,14 @@ def measure(place: Path, say: Callable[[str], None], *, quick: bool = False) -> 
         back = max(seen[one.order, one.step] for one in sent) - killed
         yield Figure("killed by `kill -9` and started again, until gold has what came meanwhile", back, at_most=30)
     say("  the demo")
-    yield Figure("memory of the demo's driver (JVM)", _demo(1000 if quick else 10_000), "GiB", at_most=2.5)
+    yield Figure(
+        "memory of the demo's driver (JVM)", _demo("--orders", "1000") if quick else _demo(), "GiB", at_most=2.5
+    )
 
 
-def _demo(orders: int) -> float:
+def _demo(*options: str) -> float:
     """The largest resident size of the JVM that runs Spark, GiB."""
-    command = [sys.executable, "-m", "streams", "demo", "--orders", str(orders)]
+    command = [sys.executable, "-m", "streams", "demo", *options]
     demo = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     largest = 0.0
     while demo.poll() is None:
