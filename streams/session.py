@@ -51,8 +51,8 @@ _TUNING = {
     "spark.sql.icu.caseMappings.enabled": "false",
     # A micro-batch is small: several jobs a query, which adaptive planning makes of it, cost more than they save.
     "spark.sql.adaptive.enabled": "false",
-    # What every sort, hash table and broadcast takes first, however few its rows. By default it follows the heap and the
-    # cores, up to 64 MB, and thirty flows of small batches fill a heap with empty pages.
+    # What every sort, hash table and broadcast takes first, however few its rows. By default it follows the heap and
+    # the cores, up to 64 MB, and thirty flows of small batches fill a heap with empty pages.
     "spark.buffer.pageSize": "2m",
     # Delta's own log is checkpointed every 10 commits otherwise; a stream commits every second.
     "spark.databricks.delta.properties.defaults.checkpointInterval": "50",
