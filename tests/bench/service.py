@@ -100,25 +100,34 @@ class Up:
         return time.monotonic() - self._busy_at
 
     def cpu_seconds(self) -> float:
-        """User and system time of all its processes so far."""
-        return sum(sum(process.cpu_times()[:2]) for process in self._processes())
+        """User and system time of all its processes so far, of those too that have ended."""
+        return self._sum(lambda process: sum(process.cpu_times()[:4]))
 
     def resident_mib(self) -> float:
         """Memory of its JVM and its Python."""
-        return sum(float(process.memory_info().rss) for process in self._processes()) / 2**20
+        return self._sum(lambda process: process.memory_info().rss) / 2**20
 
     def kill(self) -> None:
         """Let all its processes be gone at once."""
         for process in self._processes():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def threads(self) -> int:
         """Of all its processes."""
-        return sum(process.num_threads() for process in self._processes())
+        return int(self._sum(psutil.Process.num_threads))
 
     def open_files(self) -> int:
         """Files, pipes and sockets of all its processes."""
-        return sum(process.num_fds() for process in self._processes())
+        return int(self._sum(psutil.Process.num_fds))
+
+    def _sum(self, of: Callable[[psutil.Process], float]) -> float:
+        """Over all its processes; Spark's Python workers may end while they are being asked."""
+        total = 0.0
+        for process in self._processes():
+            with suppress(psutil.NoSuchProcess):
+                total += of(process)
+        return total
 
     def _processes(self) -> list[psutil.Process]:
         found = []
