@@ -192,6 +192,19 @@ def require_alive(spark: SparkSession) -> None:
         )
 
 
+def close_idle_callbacks(spark: SparkSession) -> None:
+    """Close the connections over which Java has called Python and does so no longer.
+
+    Each query's thread in Java makes one of its own for `foreachBatch`, with a thread in Python that listens to it, and
+    py4j keeps both when the query has ended. A query that goes on makes itself another with its next batch.
+    """
+    from py4j.java_gateway import JavaObject
+
+    gateway = spark.sparkContext._gateway
+    assert gateway is not None
+    JavaObject("GATEWAY_SERVER", gateway._gateway_client).getCallbackClient().periodicCleanup()
+
+
 def _jvm_process(spark: SparkSession) -> Any:
     """Of the driver's JVM, where this process has started it."""
     return getattr(spark.sparkContext._gateway, "proc", None)

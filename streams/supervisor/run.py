@@ -15,6 +15,7 @@ from pyspark.errors import StreamingQueryException
 from streams.checkpoint import BatchIdentity
 from streams.errors import ConfigurationError, FatalError, RetriableError, StreamsError, UnavailableError
 from streams.micro_batch import MicroBatch, process
+from streams.session import close_idle_callbacks
 from streams.telemetry.events import BatchDone, RunBegan, RunEnded
 from streams.telemetry.logs import bound
 
@@ -173,6 +174,7 @@ class _Query:
             raise self.error or query.exception() or RetriableError("QUERY_FAILED", "The query failed.") from None
         finally:
             query.stop()
+            close_idle_callbacks(service.spark)
         if stall.has_ended_it:
             raise self._stalled()
         checkpoint.remember_through(position)

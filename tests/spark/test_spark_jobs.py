@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from tests.spark.flow_bench import Bench, order_event, rate
@@ -63,3 +65,23 @@ def test_a_few_rows_take_little_memory(spark: SparkSession) -> None:
     # Each sort, hash table and broadcast takes a page first; by default one of up to 64 MB.
     assert spark._jvm is not None
     assert spark._jvm.org.apache.spark.SparkEnv.get().memoryManager().pageSizeBytes() <= 2 << 20
+
+
+def test_runs_leave_no_thread_and_no_connection(spark: SparkSession, tmp_path: Path) -> None:
+    bench, me = Bench.at(spark, tmp_path), psutil.Process()
+
+    def run() -> None:
+        bench.put("bronze.fx_rates", "fx_rates", [rate(6, "1.1")])
+        (ran,) = bench.run("silver.fx_rates")
+        assert len(ran.audits) == 1
+
+    run()
+    threads, files = me.num_threads(), me.num_fds()
+    for _ in range(3):
+        run()
+    # A thread of Python's ends a moment after its connection.
+    deadline = time.monotonic() + 10
+    while me.num_threads() > threads and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert me.num_threads() <= threads
+    assert me.num_fds() <= files
