@@ -1,4 +1,4 @@
-"""How many Spark jobs a quiet batch costs: the figures of the README, so that none is added unseen."""
+"""What a quiet batch costs: Spark jobs, the figures of the README, so that none is added unseen; and what it leaves."""
 
 from __future__ import annotations
 
