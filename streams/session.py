@@ -51,6 +51,10 @@ _TUNING = {
     "spark.sql.icu.caseMappings.enabled": "false",
     # A micro-batch is small: several jobs a query, which adaptive planning makes of it, cost more than they save.
     "spark.sql.adaptive.enabled": "false",
+    # A run of a flow reads Kafka in a group of its own, so that no later one takes up its consumers, which Spark keeps
+    # for five minutes, each with its sockets.
+    "spark.kafka.consumer.cache.timeout": "30s",
+    "spark.kafka.consumer.fetchedData.cache.timeout": "30s",
     # What every sort, hash table and broadcast takes first, however few its rows. By default it follows the heap and
     # the cores, up to 64 MB, and thirty flows of small batches fill a heap with empty pages.
     "spark.buffer.pageSize": "2m",
@@ -78,9 +82,16 @@ _ENGLISH: Final = "-Duser.language=en -Duser.country=US"
 DRIVER_OPTIONS: Final = (
     f"{_ENGLISH} -Dlog4j2.configurationFile={(Path(__file__).parent / 'log4j2.properties').as_uri()}"
 )
-_LOOPBACK = {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
+# Where the driver is all that there is.
+LOCAL: Final = {
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.host": "127.0.0.1",
+    # Hadoop's starts some ten processes for each commit of Delta's, and as many for each batch of a checkpoint.
+    "spark.hadoop.fs.file.impl": "streams.LocalFiles",
+    "spark.hadoop.fs.AbstractFileSystem.file.impl": "streams.LocalFiles$Context",
+}
+_JAVA: Final = Path(__file__).parent / "java" / "streams"
 # Delta's own log in S3 loses commits when two drivers write one table at once; the lanes and the audit are shared.
-_LOG_STORE: Final = Path(__file__).parent / "java" / "streams" / "ConditionalLogStore.java"
 _ON_S3: Final = {
     "spark.delta.logStore.s3a.impl": "streams.ConditionalLogStore",
     # The places in which boto3 looks too, beside what Spark's driver gives its executors: roles, profiles, variables.
@@ -221,6 +232,11 @@ def _refused(master: str, error: Exception) -> StreamsError:
     )
 
 
+def driver_jars(progress: Callable[[str], None] | None = None) -> tuple[Path, ...]:
+    """The jars on the driver's own class path, before Spark's; raises what `jars.resolve` raises."""
+    return (*jars.resolve(jars.SPARK_JARS, progress), jars.compiled(_JAVA / "LocalFiles.java", ()))
+
+
 def driver_java(java: str, files: Sequence[Path]) -> dict[str, str]:
     """How the driver's JVM starts: jars on its own class path, their classes from the archive, where there is one."""
     return {
@@ -231,13 +247,13 @@ def driver_java(java: str, files: Sequence[Path]) -> dict[str, str]:
 
 def _jars(settings: Settings, java: str, progress: Callable[[str], None] | None) -> dict[str, str]:
     """The client of S3 is loaded only where a path needs it."""
-    files = jars.resolve(jars.SPARK_JARS, progress)
+    files = driver_jars(progress)
     shipped: tuple[Path, ...] = () if settings.spark.is_local else files
     if _is_on_s3(settings):
         with_s3 = jars.resolve(jars.SPARK_JARS + jars.S3_JARS, progress)
         known = {file.name for file in files}
         more = [file for file in with_s3 if file.name not in known]
-        shipped = (*shipped, *more, jars.compiled(_LOG_STORE, with_s3))
+        shipped = (*shipped, *more, jars.compiled(_JAVA / "ConditionalLogStore.java", with_s3))
     return driver_java(java, files) | {"spark.jars": ",".join(map(str, shipped))}
 
 
@@ -252,7 +268,7 @@ def _is_in_s3(root: str) -> bool:
 
 def _configuration(settings: Settings, environ: Mapping[str, str], ours: dict[str, str]) -> dict[str, str]:
     spark = settings.spark
-    local = _LOOPBACK if spark.is_local else {}
+    local = LOCAL if spark.is_local else {}
     driver = {
         "spark.master": spark.master,
         "spark.app.name": spark.app_name,

@@ -9,7 +9,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from streams import jars, worker_python
-from streams.session import SESSION_DEFAULTS, driver_java
+from streams.session import LOCAL, SESSION_DEFAULTS, driver_jars, driver_java
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,15 +25,13 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """A session with the settings of the service's own."""
     os.environ.setdefault("PYSPARK_PYTHON", worker_python.path())
     builder = SparkSession.builder.master("local[2]").appName("tests")
-    options = SESSION_DEFAULTS | driver_java(jars.find_java(), jars.resolve(jars.SPARK_JARS))
+    options = SESSION_DEFAULTS | LOCAL | driver_java(jars.find_java(), driver_jars())
     options |= {
         "spark.driver.memory": "1g",
         # So few rows are read sooner by walking through an expression than by code that is made for it; the services
         # that tests start as processes make that code.
         "spark.sql.codegen.factoryMode": "NO_CODEGEN",
         "spark.sql.codegen.wholeStage": "false",
-        "spark.driver.host": "127.0.0.1",
-        "spark.driver.bindAddress": "127.0.0.1",
         "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
     }
     for key, value in options.items():

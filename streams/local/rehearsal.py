@@ -16,7 +16,7 @@ from streams.errors import ConfigurationError
 from streams.jobs import run_job
 from streams.local.producer import write_file
 from streams.local.replay import plan_replay
-from streams.session import DRIVER_OPTIONS
+from streams.session import DRIVER_OPTIONS, driver_jars
 from streams.settings import load_settings
 from streams.supervisor.service import started
 
@@ -40,7 +40,7 @@ def prepare(progress: Callable[[str], None]) -> Path:
     Raises:
         ConfigurationError: ``JAVA_MISSING``, ``JARS_UNAVAILABLE``, ``ARCHIVE_NOT_MADE``.
     """
-    archive = class_archive.place(jars.find_java(), jars.resolve(jars.SPARK_JARS, progress))
+    archive = class_archive.place(jars.find_java(), driver_jars(progress))
     if archive.is_file():
         return archive
     progress("Rehearsing a start, for an archive of what Java loads (once; a minute or two)")

@@ -1,0 +1,71 @@
+package streams;
+
+import java.io.IOException;
+import java.net.URI;
+import java.net.URISyntaxException;
+import java.nio.file.Files;
+import java.nio.file.attribute.PosixFilePermissions;
+import org.apache.hadoop.conf.Configuration;
+import org.apache.hadoop.fs.ChecksumFs;
+import org.apache.hadoop.fs.DelegateToFileSystem;
+import org.apache.hadoop.fs.FileStatus;
+import org.apache.hadoop.fs.LocalFileSystem;
+import org.apache.hadoop.fs.Path;
+import org.apache.hadoop.fs.RawLocalFileSystem;
+import org.apache.hadoop.fs.permission.FsPermission;
+
+/**
+ * Hadoop's local file system, asking Java for what it otherwise starts a process for, where its native library is not
+ * there (it is not in PySpark): `chmod` for each file that is made and `readlink` twice for each that is renamed. A
+ * commit of Delta's and a batch of a checkpoint cost some ten processes each.
+ */
+public class LocalFiles extends LocalFileSystem {
+
+  public LocalFiles() {
+    super(new Raw());
+  }
+
+  public static class Raw extends RawLocalFileSystem {
+
+    public void setPermission(Path path, FsPermission permission) throws IOException {
+      if (permission.getStickyBit()) {
+        super.setPermission(path, permission); // Java has no name for it
+        return;
+      }
+      String symbols =
+          permission.getUserAction().SYMBOL + permission.getGroupAction().SYMBOL + permission.getOtherAction().SYMBOL;
+      try {
+        Files.setPosixFilePermissions(pathToFile(path).toPath(), PosixFilePermissions.fromString(symbols));
+      } catch (UnsupportedOperationException error) {
+        super.setPermission(path, permission); // Windows
+      }
+    }
+
+    public FileStatus getFileLinkStatus(Path path) throws IOException {
+      return Files.isSymbolicLink(pathToFile(path).toPath()) ? super.getFileLinkStatus(path) : getFileStatus(path);
+    }
+  }
+
+  /** The same for those that ask by a `FileContext`: Spark's checkpoints. */
+  public static class Context extends ChecksumFs {
+
+    public Context(URI uri, Configuration conf) throws IOException, URISyntaxException {
+      super(new RawContext(conf));
+    }
+  }
+
+  static class RawContext extends DelegateToFileSystem {
+
+    RawContext(Configuration conf) throws IOException, URISyntaxException {
+      super(URI.create("file:///"), new Raw(), conf, "file", false);
+    }
+
+    public int getUriDefaultPort() {
+      return -1;
+    }
+
+    public boolean isValidName(String name) {
+      return true; // the operating system decides, as in Hadoop's own
+    }
+  }
+}
