@@ -9,6 +9,7 @@ from delta.tables import DeltaTable
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
+from streams.delta_log import table_size
 from streams.sinks.commits import Commit, commit_of, metadata_of, new_writer
 from streams.sinks.pruning import KeySpan, is_among
 
@@ -74,6 +75,9 @@ def loser_counts() -> dict[str, Column]:
     }
 
 
+# A file of a smaller table is written anew sooner than its rows are marked as gone: that takes three queries more.
+_REWRITTEN_UP_TO: Final = 4 * 2**20  # bytes of Parquet
+_MARKS_ROWS: Final = "spark.databricks.delta.merge.deletionVectors.persistent"
 # So many rows are sent to every task that reads the table: to sort a large table by its key costs more.
 _BROADCAST_UP_TO: Final = 200_000
 
@@ -104,9 +108,10 @@ def merge(
     )
     same_key = [F.col(f"new.{name}") == F.col(f"old.{name}") for name in ranking.key]
     count = facts.get("rows_read", 0)
+    _, size = table_size(spark, path) or (0, 0)
     near = (
         span.holds(F.col(f"old.{ranking.key[0]}")) if span else None,
-        is_among(rows, count, path, ranking.key, "old"),
+        is_among(rows, count, size, ranking.key, "old"),
     )
     same_key += [condition for condition in near if condition is not None]
     if 0 < count <= _BROADCAST_UP_TO:
@@ -115,6 +120,7 @@ def merge(
     is_new = None
     if GONE in rows.columns:
         merging, is_new = merging.whenMatchedDelete(f"new.{GONE}"), f"NOT new.{GONE}"
+    spark.conf.set(_MARKS_ROWS, str(size > _REWRITTEN_UP_TO).lower())
     writer = new_writer()
     _describe_next_commit(spark, batch, writer, facts)
     try:

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Final
 
 from pyspark.sql import functions as F
 
-from streams.delta_log import table_size
-
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
@@ -46,22 +44,21 @@ class KeySpan:
         return key.between(F.lit(self.first_key), F.lit(self.last_key))
 
 
-def is_among(rows: DataFrame, count: int, path: str, key: tuple[str, ...], alias: str) -> Column | None:
+def is_among(rows: DataFrame, count: int, size: int, key: tuple[str, ...], alias: str) -> Column | None:
     """Whether a key of the table may be one of some rows', by a Bloom filter; None where that does not pay.
 
     Args:
         rows: with the key's columns; read once.
         count: how many they are.
-        path: the table.
+        size: the table's, in bytes of Parquet.
         key: the key's columns.
         alias: the table's in the condition.
     """
-    spark, size = rows.sparkSession, table_size(rows.sparkSession, path)
-    if size is None or size[1] < _LARGE or not 0 < count <= _MOST_KEYS:
+    if size < _LARGE or not 0 < count <= _MOST_KEYS:
         return None
     from pyspark.sql.classic.column import Column as ClassicColumn
 
-    jvm = spark._jvm
+    jvm = rows.sparkSession._jvm
     assert jvm is not None
     hashes = rows.select(F.xxhash64(*key).alias("hash"))
     made = jvm.java.io.ByteArrayOutputStream()
