@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import json
+import os
 import random
 import re
 import types
@@ -209,8 +210,14 @@ class LeaseSettings(_Model):
 
 
 class SchedulingSettings(_Model):
-    """How many flows are at work at once, and how long one with much to do keeps the others waiting."""
+    """How many flows are at work at once, and how long one with much to do keeps the others waiting.
 
+    As many as `short_turns_at_once`, by default half the processors, for each keeps more than one busy; and beside
+    those whose turn lasts longer than `turn_seconds` others, up to `flows_at_once`. Flows that mostly wait for another
+    system, pulls and publishes, take turns among themselves.
+    """
+
+    short_turns_at_once: PositiveInt = Field(default_factory=lambda: max(1, (os.cpu_count() or 2) // 2))
     flows_at_once: PositiveInt = 4
     turn_seconds: Seconds = 20.0
 

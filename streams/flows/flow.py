@@ -52,6 +52,7 @@ class Flow:
         inputs: its sources. Their order is part of the checkpoint: add at the end, never swap.
         processor: what happens to a batch.
         tables: the tables that it reads and writes, made before it starts.
+        is_remote: most of its time another system's answer is waited for: a pull, a publish.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Flow:
     inputs: tuple[Input, ...]
     processor: Processor
     tables: tuple[Table, ...]
+    is_remote: bool = False
 
     @property
     def layer(self) -> str:

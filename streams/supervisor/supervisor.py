@@ -115,8 +115,9 @@ class Supervisor:
     """Runs each flow in a thread of its own, in one Spark session.
 
     A flow is run when the position of one of its sources has changed. Nothing polls through Spark, and a flow
-    whose upstream has just written is woken at once. So many flows are at work at once as `settings.scheduling`
-    allows: more would only make each other slow, and what a flow finds when its turn comes is one batch, not many.
+    whose upstream has just written is woken at once, and is the next. Few flows are at work at once (see `Turns` and
+    `settings.scheduling`): more would only make each other slow, and what a flow finds when its turn comes is one
+    batch, not many.
 
     A flow that another process holds is left to it, and taken over when that process is gone: a second supervisor on
     the same lake stands by.
@@ -128,7 +129,11 @@ class Supervisor:
         files = small_files(service.settings.checkpoints.root)
         self.control, self._upkeep = Control(files), Upkeep(self._service, files)
         self._unsaid: deque[Change] = deque(maxlen=_CHANGES_KEPT)
-        self._turns = Turns(service.settings.scheduling.flows_at_once)
+        scheduling = service.settings.scheduling
+        # Those that wait for another system's answers are no reason for the others to wait too.
+        self._turns, self._remote = (
+            Turns(scheduling.short_turns_at_once, scheduling.flows_at_once, scheduling.turn_seconds) for _ in range(2)
+        )
         self._wake = threading.Condition()
         self._threads: list[threading.Thread] = []
 
@@ -229,22 +234,25 @@ class Supervisor:
         self._pause(_CONTROL_SECONDS)
 
     def _run_if_needed(self, tended: _Tended) -> None:
-        service = self._service
+        service, turns = self._service, self._remote if tended.flow.is_remote else self._turns
         if tended.state is State.STARTING:
             service.prepare(tended.flow)
         if self._upkeep.is_due(tended.flow.name):
-            with self._turns.turn(service.settings.scheduling.turn_seconds):
+            with turns.turn(tended.flow.name):
                 self._upkeep.look_after(tended.flow.name)
         position = tended.flow.position(service.spark)
         if position != tended.seen or tended.order.asks > tended.answered:
             self._become(tended, State.QUEUED)
-            with self._turns.turn(service.settings.scheduling.turn_seconds) as is_over:
+            with turns.turn(tended.flow.name) as is_over:
                 if service.draining.is_set() or tended.ends_early:
                     return
                 self._become(tended, State.RUNNING)
                 # Asked again: what has come since is done in this turn.
                 asks, position = tended.order.asks, tended.flow.position(service.spark)
                 run = self._drain(tended, is_over)
+                if run.batches:
+                    turns.hand_on(tended.flow.name, self._waiting_for(tended.flow))
+                    self._notify()
             for table in (tended.flow.name, "audit.batches"):
                 self._upkeep.wrote(table, run.batches)
             if run.is_through:
@@ -269,6 +277,12 @@ class Supervisor:
             )
         finally:
             tended.stall = None
+
+    def _waiting_for(self, flow: Flow) -> list[str]:
+        """The flows of its kind that read what this one writes, and will when they are woken."""
+        readers = [one for one in self._tended.values() if flow.name in one.flow.reads]
+        alike = [one for one in readers if one.flow.is_remote == flow.is_remote]
+        return [one.flow.name for one in alike if one.state in (State.WAITING, State.QUEUED)]
 
     def _end_stalled(self) -> None:
         """End the queries in which nothing has moved for too long; their flows then try again."""
@@ -368,7 +382,7 @@ class Supervisor:
         while not self._service.draining.wait(_CONTROL_SECONDS):
             for table in SHARED:
                 if self._upkeep.is_due(table) and self._holds_shared():
-                    with self._turns.turn(self._service.settings.scheduling.turn_seconds):
+                    with self._turns.turn(table):
                         if not self._service.draining.is_set():
                             self._upkeep.look_after(table)
 
