@@ -86,7 +86,7 @@ DRIVER_OPTIONS: Final = (
 LOCAL: Final = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
-    # Hadoop's starts some ten processes for each commit of Delta's, and as many for each batch of a checkpoint.
+    # Hadoop's own starts some ten processes for each file of a checkpoint or of Delta's log.
     "spark.hadoop.fs.file.impl": "streams.LocalFiles",
     "spark.hadoop.fs.AbstractFileSystem.file.impl": "streams.LocalFiles$Context",
 }

@@ -250,16 +250,16 @@ class Supervisor:
                 # Asked again: what has come since is done in this turn.
                 asks, position = tended.order.asks, tended.flow.position(service.spark)
                 run = self._drain(tended, is_over)
+                for table in (tended.flow.name, "audit.batches"):
+                    self._upkeep.wrote(table, run.batches)
+                if run.is_through:
+                    tended.answered = max(tended.answered, asks)
+                tended.seen, tended.failures, tended.error = position if run.is_through else None, 0, None
+                self._become(tended, State.WAITING if run.is_through else State.QUEUED)
+                # Those that are woken are expected before the place is free for others.
                 if run.batches:
                     turns.hand_on(tended.flow.name, self._waiting_for(tended.flow))
-                    self._notify()
-            for table in (tended.flow.name, "audit.batches"):
-                self._upkeep.wrote(table, run.batches)
-            if run.is_through:
-                tended.answered = max(tended.answered, asks)
-            tended.seen, tended.failures, tended.error = position if run.is_through else None, 0, None
-            self._become(tended, State.WAITING if run.is_through else State.QUEUED)
-            self._notify()
+                self._notify()
             if not run.is_through:
                 return
         elif tended.state is not State.WAITING:

@@ -58,7 +58,7 @@ class Turns:
             self._working[name] = (self._waiting.pop(name).since, began)
             self._changed.notify_all()
         try:
-            yield lambda: bool(self._waiting) and time.monotonic() > began + self._seconds
+            yield lambda: time.monotonic() > began + self._seconds and self._someone_waits()
         finally:
             with self._changed:
                 del self._working[name]
@@ -72,6 +72,11 @@ class Turns:
                 if name not in self._working:
                     waiting = self._waiting.setdefault(name, _Waiting(since, time.monotonic() + _COMES_WITHIN))
                     waiting.since = min(waiting.since, since)
+
+    def _someone_waits(self) -> bool:
+        with self._changed:
+            # Who was handed work and never came does not.
+            return any(its.until is None for its in self._waiting.values())
 
     def _may_begin(self, name: str) -> bool:
         now = time.monotonic()

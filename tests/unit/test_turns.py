@@ -129,9 +129,11 @@ def test_what_came_before_goes_before_what_is_handed_on() -> None:
 
 
 def test_who_does_not_come_for_what_it_was_handed_is_not_waited_for() -> None:
-    turns = Turns(1, 1, 60)
-    with turns.turn("bronze"):
+    turns = Turns(1, 1, 0.01)
+    with turns.turn("bronze") as is_over:
         turns.hand_on("bronze", ["silver"])
+        time.sleep(0.05)
+        assert not is_over()
     other = Worker(turns, "other")
     assert other.has_begun(10)
     other.end()

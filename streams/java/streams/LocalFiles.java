@@ -16,8 +16,8 @@ import org.apache.hadoop.fs.permission.FsPermission;
 
 /**
  * Hadoop's local file system, asking Java for what it otherwise starts a process for, where its native library is not
- * there (it is not in PySpark): `chmod` for each file that is made and `readlink` twice for each that is renamed. A
- * commit of Delta's and a batch of a checkpoint cost some ten processes each.
+ * there (it is not in PySpark): `chmod` for each file that is made, and `readlink` twice for both names of each that is
+ * renamed. With its checksum, a file of a checkpoint or of Delta's log cost some ten processes.
  */
 public class LocalFiles extends LocalFileSystem {
 
