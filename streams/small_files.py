@@ -1,16 +1,18 @@
 """Small files that several processes and machines read and change, without losing each other's changes. No JVM.
 
-A change says which content it has seen; it is refused where another came before it. On a local or shared disk by a
-lock on the folder, in S3 by conditional writes.
+A change says which content it has seen; it is refused where another came before it. On a local or shared disk by
+moving folders, in S3 by conditional writes.
 """
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
 import os
+import random
 import tempfile
-from contextlib import contextmanager
+import time
+import uuid
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,12 +23,11 @@ from streams.errors import ConfigurationError, UnavailableError
 from streams.failpoints import failpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from streams.errors import StreamsError
 
 
 _ASKED: Final = "_conditions"
+_CHANGE_SECONDS: Final = 1.0  # a change takes a few milliseconds; who takes longer is refused
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,13 @@ def require_conditions(files: SmallFiles, place: str) -> None:
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """Files of a folder on a disk whose locks all that share it see."""
+    """Files of a folder on a disk, local or shared.
+
+    Who changes a file first moves a folder, with the new text in it, to where only one can be: a folder is not moved
+    over one that is not empty. The new text is then moved from there over the old one, which leaves that folder empty,
+    and so to be had again, in the same step. Whoever stays there for long, stopped or killed, has their text taken
+    away by the next, and can't write it any more. (A lock of the kernel's would be kept by a process that is stopped.)
+    """
 
     root: Path
 
@@ -105,24 +112,45 @@ class LocalFiles:
         """See `SmallFiles`."""
         file = self.root / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        with self._locked(file.parent):
-            now = self.read(name)
-            if (now and now.tag) != tag:
-                return False
-            draft, place = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-            with os.fdopen(draft, "w", encoding="utf-8") as opened:
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.", ignore_cleanup_errors=True) as made:
+            draft = Path(made) / uuid.uuid4().hex
+            with draft.open("w", encoding="utf-8") as opened:
                 opened.write(text)
                 opened.flush()
                 os.fsync(opened.fileno())
-            failpoint(file.name, "draft_written")
-            Path(place).replace(file)
+            place = file.parent / f".{file.name}.change"
+            self._move_in(Path(made), place)
+            mine = place / draft.name
+            try:
+                now = self.read(name)
+                if (now and now.tag) != tag:
+                    return False
+                failpoint(file.name, "draft_written")
+                mine.replace(file)
+            except FileNotFoundError:  # taken away: others may have changed the file since it was read
+                return False
+            finally:
+                mine.unlink(missing_ok=True)
         return True
 
-    @contextmanager
-    def _locked(self, folder: Path) -> Iterator[None]:
-        with (folder / ".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _move_in(self, made: Path, place: Path) -> None:
+        seen: list[Path] = []
+        since = time.monotonic()
+        while True:
+            try:
+                made.rename(place)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            else:
+                return
+            there = list(place.iterdir())
+            if there != seen:
+                seen, since = there, time.monotonic()
+            elif time.monotonic() - since > _CHANGE_SECONDS:
+                for one in there:
+                    one.unlink(missing_ok=True)
+            time.sleep(random.uniform(0.001, 0.01))
 
 
 @dataclass(frozen=True)

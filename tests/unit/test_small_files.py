@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from streams.errors import ConfigurationError, UnavailableError
 from streams.local.s3_server import S3Server
 from streams.small_files import LocalFiles, S3Files, SmallFiles, require_conditions, small_files
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +77,35 @@ def test_of_many_changes_at_once_none_is_lost(files: SmallFiles) -> None:
     last = files.read("count")
     assert last is not None
     assert last.text == "40"
+
+
+def test_who_is_stopped_within_a_change_keeps_nobody_out_and_overwrites_nothing(tmp_path: Path) -> None:
+    files = LocalFiles(tmp_path)
+    assert files.write("a.json", "old", None)
+    change = (
+        "import pathlib, sys; from streams.small_files import LocalFiles;"
+        "files = LocalFiles(pathlib.Path(sys.argv[1]));"
+        "sys.exit(7 if files.write('a.json', 'late', files.read('a.json').tag) is False else 0)"
+    )
+    stopped = subprocess.Popen(
+        [sys.executable, "-c", change, str(tmp_path)],
+        env=os.environ | {"STREAMS_FAILPOINT": "a.json:draft_written:1:stop"},
+    )
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            wait_until(lambda: psutil.Process(stopped.pid).status() == psutil.STATUS_STOPPED, stopped)
+            old = files.read("a.json")
+            assert old is not None
+            assert pool.submit(files.write, "a.json", "new", old.tag).result(20)
+            stopped.send_signal(signal.SIGCONT)
+            assert stopped.wait(20) == 7, "it is refused"
+        finally:
+            stopped.kill()
+            stopped.wait()
+    new = files.read("a.json")
+    assert new is not None
+    assert new.text == "new"
+    assert {one.name for one in tmp_path.iterdir()} == {"a.json", ".a.json.change"}
 
 
 def test_a_storage_that_is_not_there_is_told_from_one_that_is_away(
