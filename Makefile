@@ -14,7 +14,7 @@ help: ## what there is
 demo: java $(READY) ## real data through every flow, on a stack of its own
 	@$(RUN) streams demo
 
-test: java check ## the checks, then all tests
+test: java check ## the checks, then all tests but the slow ones
 	@$(RUN) streams prepare
 	@$(RUN) pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 25
 
@@ -40,7 +40,7 @@ lock: $(READY) ## pin all packages anew, with hashes
 	@$(VENV)/bin/uv pip compile pyproject.toml --all-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --python-version 3.11 --upgrade --output-file requirements.lock
 
 clean: ## remove the environment, and what the demo left
-	@rm -rf $(VENV) .streams build *.egg-info
+	@rm -rf $(VENV) .streams/demo .streams/pictures build *.egg-info
 
 $(READY): $(VENV)/.packages pyproject.toml
 	@$(RUN) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

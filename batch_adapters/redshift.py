@@ -57,6 +57,8 @@ _FETCH_ROWS: Final = 10_000
 # Below so many rows one range is enough.
 _ROWS_A_RANGE: Final = 50_000
 
+_PATIENCE: Final = 60  # seconds in which the server says that a statement has taken too long
+
 
 @dataclass(frozen=True)
 class RedshiftLogin:
@@ -122,7 +124,8 @@ class RedshiftLogin:
             connection = redshift_connector.connect(
                 database=self.database,
                 ssl=self.ssl,
-                # No time limit on the line itself, for a long statement is silent: a dead peer is found by asking.
+                # A long statement is silent, so the line waits longer than it may take; a dead peer is found by asking.
+                timeout=self.statement_timeout_seconds + _PATIENCE,
                 tcp_keepalive_idle=30,
                 tcp_keepalive_interval=10,
                 tcp_keepalive_count=6,

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="streams",
-    help="Keeps a lakehouse current: Kafka and files into Delta bronze, silver and gold, by structured streams.",
+    help="Keeps a lakehouse current: Kafka, files, databases and Salesforce into Delta bronze, silver and gold, by "
+    "structured streams; gold into Redshift and Snowflake.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -82,13 +83,13 @@ def flows(
     as_json: AsJson = False,
     draw: Annotated[bool, typer.Option("--draw", help="A picture of how they hang together.")] = False,
 ) -> None:
-    """List the flows: what each reads and what a failed check does to it.
+    """List the flows: what each reads, and how it writes.
 
     Example: `streams flows --draw`
     """
     from streams.flows import all_flows
 
-    declared = all_flows(_settings(env, config))
+    declared = all_flows(_settings(env, config, check_secrets=False))
     if draw:
         from streams.flows.picture import picture
 
@@ -244,7 +245,7 @@ def _run_day(service: Service) -> tuple[list[dict[str, Any]], bool]:
 def up(
     env: Env = "dev",
     config: Config = None,
-    page: Annotated[bool, typer.Option("--page/--no-page", help="Without the status page.")] = True,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="With or without the status page.")] = True,
     page_port: Annotated[
         int | None, typer.Option("--page-port", help="The status page's port; 0: any that is free.", min=0, max=65535)
     ] = None,
@@ -288,7 +289,7 @@ def status(env: Env = "dev", config: Config = None, as_json: AsJson = False) -> 
     """
     from dataclasses import asdict
 
-    report = _control(_settings(env, config)).report()
+    report = _control(_settings(env, config, check_secrets=False)).report()
     if report is None:
         raise ConfigurationError(
             "NEVER_UP", "No service has run on this configuration yet.", way_out="Start one: streams up"
@@ -354,7 +355,7 @@ def pause(flow: FlowName, env: Env = "dev", config: Config = None) -> None:
 
 @app.command()
 def restart(flow: FlowName, env: Env = "dev", config: Config = None) -> None:
-    """Start a flow of the running service again, with no failure counted: one that had failed too.
+    """Start a flow of the running service again, with no failure counted: one that had failed or was paused too.
 
     Example: `streams restart silver.orders`
     """
@@ -374,7 +375,7 @@ def resume(
     """Let a paused flow go on; with --accept-loss one that stopped because its source lost data it had not read.
 
     After a loss its checkpoint is set aside, and the flow goes on with the oldest that is there and that it has not
-    read.
+    read. So a table is also pulled, or published, from its beginning once more.
 
     Example: `streams resume bronze.order_events --accept-loss`
     """
@@ -408,8 +409,8 @@ def reset(
     """Make a table of silver or gold anew from what is upstream of it; readers go on reading meanwhile.
 
     The new table is made beside the live one, which is then brought to it in one commit that holds only what
-    differs: gold and the warehouses follow, and see no row twice. Stop what runs the flow first. Rows that wait in
-    the error lane are judged anew; those that were discarded may wait again.
+    differs: gold and the warehouses follow, and see no row twice. Pause the flow first, or stop what runs it; resume
+    it afterwards. Rows that wait in the error lane are judged anew; those that were discarded may wait again.
 
     Example: `streams reset gold.fact_orders --env prod`
     """
@@ -630,10 +631,11 @@ def _show_findings(findings: list[Finding], as_json: bool) -> None:
         out.print(f"{mark} {_escape(finding.what)}", _escape(finding.problem or ""), highlight=False, soft_wrap=True)
 
 
-def _settings(env: str, config: str | None) -> Settings:
+def _settings(env: str, config: str | None, *, check_secrets: bool = True) -> Settings:
+    """Without the secrets for what needs only the flows and the checkpoints' folder: it may run anywhere."""
     from streams.settings import load_settings
 
-    return load_settings(env, config, os.environ)
+    return load_settings(env, config, os.environ, check_secrets=check_secrets)
 
 
 def _status_line(name: str, flow: FlowReport) -> dict[str, Any]:
@@ -674,7 +676,7 @@ def _control(settings: Settings) -> Control:
 def _control_of(flow: str, env: str, config: str | None) -> Control:
     from streams.flows import all_flows
 
-    settings = _settings(env, config)
+    settings = _settings(env, config, check_secrets=False)
     declared = all_flows(settings)
     if flow not in declared:
         raise ConfigurationError(

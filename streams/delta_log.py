@@ -59,6 +59,12 @@ def table_identity(spark: SparkSession, path: str) -> list[object] | None:
     return None if version < 0 else [str(snapshot.metadata().id()), version]
 
 
+def last_transaction(spark: SparkSession, path: str, app_id: str) -> int | None:
+    """The version of the newest ``txn`` action of an application; None where it has none. Reads the table's state."""
+    found = _snapshot(spark, path).transactions().get(app_id)
+    return int(found.get()) if found.isDefined() else None
+
+
 def table_size(spark: SparkSession, path: str) -> tuple[int, int] | None:
     """How many files the newest version has, and their bytes together; None where there is no table."""
     snapshot = _snapshot(spark, path)

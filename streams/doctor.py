@@ -16,6 +16,8 @@ from pyspark.sql import functions as F
 from streams.delta_log import table_identity, table_size
 from streams.errors import FatalError, StreamsError
 from streams.flows import all_flows
+from streams.flows.flow import way_to_begin_anew
+from streams.sinks.commits import commit_time
 from streams.small_files import small_files
 from streams.sources.delta import DeltaSource
 from streams.sources.kafka import KafkaSource
@@ -71,7 +73,7 @@ def diagnose(service: Service, progress: Callable[[str], None] = lambda _: None)
             yield from _flow(service, flow)
         except Exception as error:
             found = f"its checkpoint can't be read: {_first_line(error)}"
-            yield Diagnosis(flow.name, "fail", found, f"streams reset {flow.name}", "CHECKPOINT_UNREADABLE")
+            yield Diagnosis(flow.name, "fail", found, way_to_begin_anew(flow.name), "CHECKPOINT_UNREADABLE")
     for name in (*(name for name in flows if name.partition(".")[0] in LAYERS), *SHARED):
         yield from _table(service, name)
     yield from _lanes(service)
@@ -189,7 +191,7 @@ def _declaration(flow: Flow, checkpoint: Checkpoint) -> Iterator[Diagnosis]:
             flow.name,
             "fail",
             f"its checkpoint is of {sources} sources, its declaration has {len(flow.inputs)}: Spark would not start it",
-            f"Declare the sources as they were, or make its table anew: streams reset {flow.name}",
+            f"Declare the sources as they were. {way_to_begin_anew(flow.name)}",
             "CHECKPOINT_DIFFERS",
         )
 
@@ -236,23 +238,23 @@ def _upstream(service: Service, flow: Flow, source: DeltaSource, offset: Any | N
             flow.name,
             "fail",
             f"the table at {source.path} is not the one that it read until now: it was removed, or made anew",
-            f"streams reset {flow.name}",
+            way_to_begin_anew(flow.name),
             "UPSTREAM_REPLACED",
         )
         return
     newest = int(str(identity[1]))
     if wanted > newest:
         return
-    times = dict(_commit_times(service, source.path))
-    if wanted not in times:
+    written = commit_time(Storage(service.spark), source.path, wanted)
+    if written is None:
         yield Diagnosis(
             flow.name,
             "fail",
             f"version {wanted} of {source.path}, which it reads next, is not in the table's log any more",
-            f"streams reset {flow.name}",
+            way_to_begin_anew(flow.name),
             "UPSTREAM_VACUUMED",
         )
-    elif (age := time.time() - times[wanted]) > _DELTA_KEEPS.total_seconds():
+    elif (age := time.time() - written) > _DELTA_KEEPS.total_seconds():
         yield Diagnosis(
             flow.name,
             "warn",
@@ -260,13 +262,6 @@ def _upstream(service: Service, flow: Flow, source: DeltaSource, offset: Any | N
             "streams up, or the job it belongs to (streams jobs)",
             "READER_BEHIND",
         )
-
-
-def _commit_times(service: Service, path: str) -> Iterator[tuple[int, float]]:
-    storage = Storage(service.spark)
-    for name in storage.names(f"{path}/_delta_log"):
-        if name.endswith(".json") and name[:-5].isdigit():
-            yield int(name[:-5]), storage.modified(f"{path}/_delta_log/{name}")
 
 
 def _table(service: Service, name: str) -> Iterator[Diagnosis]:

@@ -470,13 +470,17 @@ def process(processor: Processor, batch: MicroBatch, audit_table: str, results_r
 def _write_results(batch: MicroBatch, audit: BatchAudit, results_root: str) -> None:
     if not audit.checks:
         return
-    layer, name = (
-        batch.identity.flow.partition(".")[0],
-        f"{batch.identity.checkpoint_id}-{batch.identity.batch_id}.json",
-    )
+    name = f"{batch.identity.checkpoint_id}-{batch.identity.batch_id}.json"
     results = batch.identity.as_dict() | {"run_id": batch.run_id, "finished_at": audit.finished_at.isoformat()}
     text = json.dumps(results | {"checks": [vars(check) for check in audit.checks]}, indent=2)
-    Storage(batch.spark).write(f"{results_root}/{layer}/batches/{batch.identity.flow}/{name}", text)
+    Storage(batch.spark).write(
+        f"{batch_results(results_root, batch.identity.flow)}/{audit.finished_at:%Y-%m-%d}/{name}", text
+    )
+
+
+def batch_results(root: str, flow: str) -> str:
+    """The folder of the results of a flow's batches, a folder a day."""
+    return f"{root}/{flow.partition('.')[0]}/batches/{flow}"
 
 
 def write_lane(batch: MicroBatch, rows: DataFrame, lane: str) -> Commit:

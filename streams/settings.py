@@ -187,7 +187,7 @@ class RestartSettings(_Model):
 
     first_pause_seconds: Seconds = 1.0
     max_pause_seconds: Seconds = 60.0
-    multiplier: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
+    multiplier: Annotated[float, Field(ge=1, le=100)] = 2.0
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.2
     max_restarts: PositiveInt = 10
     window_seconds: Seconds = 600.0
@@ -196,7 +196,8 @@ class RestartSettings(_Model):
 
     def pause_before(self, restart: int) -> float:
         """Seconds before the so manieth restart; with jitter, so that flows which failed together part."""
-        pause = min(self.first_pause_seconds * self.multiplier ** (restart - 1), self.max_pause_seconds)
+        # What is waited for may be away for days: the power of so many restarts would be no number any more.
+        pause = min(self.first_pause_seconds * self.multiplier ** min(restart - 1, 64), self.max_pause_seconds)
         return float(pause * random.uniform(1 - self.jitter, 1 + self.jitter))
 
 
@@ -223,13 +224,15 @@ class SchedulingSettings(_Model):
 
 
 class MaintenanceSettings(_Model):
-    """How often the service looks after each table, and for how long silver remembers that a key was deleted.
+    """How often the service looks after each table, and for how long it keeps what nobody may need.
 
-    After that a late change brings the key back.
+    After `tombstone_days` silver no longer knows that a key was deleted, and a late change brings it back. After
+    `results_days` the file of a batch's checks is removed; the audit goes on having them.
     """
 
     every_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 24.0
     tombstone_days: PositiveInt = 400
+    results_days: PositiveInt = 30
 
 
 class CloudWatchSettings(_Model):

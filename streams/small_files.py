@@ -106,10 +106,21 @@ class LocalFiles:
             text = (self.root / name).read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise self._away(error) from error
         return SmallFile(text, hashlib.sha256(text.encode()).hexdigest())
 
     def write(self, name: str, text: str, tag: str | None) -> bool:
         """See `SmallFiles`."""
+        try:
+            return self._write(name, text, tag)
+        except OSError as error:
+            raise self._away(error) from error
+
+    def _away(self, error: OSError) -> UnavailableError:
+        return UnavailableError("STORAGE_AWAY", f"{self.root} can't be used: {error.strerror or error}.")
+
+    def _write(self, name: str, text: str, tag: str | None) -> bool:
         file = self.root / name
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.", ignore_cleanup_errors=True) as made:
@@ -210,5 +221,8 @@ class S3Files:
     @cached_property
     def _client(self) -> Any:
         import boto3
+        from botocore.config import Config
 
-        return boto3.client("s3")
+        # Leases are of seconds: one answer that does not come must not outlast them.
+        limits = Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 3, "mode": "standard"})
+        return boto3.client("s3", config=limits)

@@ -37,6 +37,12 @@ class PullSettings(_Model):
     max_delete_share: Annotated[float, Field(gt=0, le=1)] = 0.5
 
 
+class SalesforcePullSettings(PullSettings):
+    """The same; deletes are marked there, so none has to be looked for."""
+
+    reconcile_seconds: Seconds = 0.0
+
+
 class _Connection(_Model):
     def secrets(self) -> Iterator[SecretReference]:
         """The references in it."""
@@ -174,8 +180,7 @@ class SalesforceSource(_Source):
     api_version: Annotated[str, Field(pattern=r"^\d+\.0$")] = "62.0"
     mode: Literal["auto", "bulk", "rest"] = "auto"
     max_api_share: Annotated[float, Field(gt=0, le=1)] = 0.9
-    # Deletes are marked there: none has to be looked for.
-    pull: PullSettings = PullSettings(reconcile_seconds=0)
+    pull: SalesforcePullSettings = SalesforcePullSettings()
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:

@@ -122,7 +122,7 @@ def pulled(settings: Settings, lake: Lake, contract: Contract, pulled_table: Pul
             is_repeatable=False,
         ),
         tables=(Table(path, bronze_schema(contract), contract.evolution), Table(lane, LANE)),
-        is_remote=True,
+        waits_for=system,
     )
 
 

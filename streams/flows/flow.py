@@ -42,6 +42,13 @@ class Table:
     evolution: Mapping[str, str] | None = None
 
 
+def way_to_begin_anew(flow: str) -> str:
+    """The command by which a flow goes on when what it has still to read is not there any more."""
+    if flow.startswith(("silver.", "gold.")):
+        return f"To make its table anew from what is there: streams reset {flow}"
+    return f"To read from the beginning of what is there: streams resume {flow} --accept-loss"
+
+
 @dataclass(frozen=True)
 class Flow:
     """One streaming query with one checkpoint.
@@ -52,7 +59,7 @@ class Flow:
         inputs: its sources. Their order is part of the checkpoint: add at the end, never swap.
         processor: what happens to a batch.
         tables: the tables that it reads and writes, made before it starts.
-        is_remote: most of its time another system's answer is waited for: a pull, a publish.
+        waits_for: the system whose answers it waits for most of its time, for a pull or a publish; empty for others.
     """
 
     name: str
@@ -60,7 +67,7 @@ class Flow:
     inputs: tuple[Input, ...]
     processor: Processor
     tables: tuple[Table, ...]
-    is_remote: bool = False
+    waits_for: str = ""
 
     @property
     def layer(self) -> str:

@@ -71,5 +71,5 @@ def _publish(name: str, table: GoldTable, lake: Lake, warehouse: Callable[[], Wa
         inputs=(Input(DeltaChanges(path, at_once=True), lambda rows: rows),),
         processor=Publish(target, warehouse),
         tables=(Table(path, table.kept),),
-        is_remote=True,
+        waits_for=name.partition(".")[0],
     )

@@ -225,7 +225,7 @@ def salesforce(
 @app.command()
 def seed(
     bootstrap_servers: Bootstrap,
-    s3_endpoint: S3Endpoint,
+    s3_endpoint: Annotated[str | None, typer.Option("--s3-endpoint", help="The address of S3, for buckets.")] = None,
     topic: Topic = "order_events",
     partitions: Annotated[int, typer.Option("--partitions", min=1)] = 4,
     bucket: Annotated[list[str] | None, typer.Option("--bucket", help="Can be given several times.")] = None,
@@ -236,9 +236,11 @@ def seed(
     """
     from streams.local.seed import make_buckets, make_topic
 
+    if bucket and s3_endpoint is None:
+        raise ConfigurationError("CALL_INCOMPLETE", "--bucket needs --s3-endpoint beside it.")
     is_new = make_topic(bootstrap_servers, topic, partitions)
     _say(f"topic {topic} {'made' if is_new else 'is there'}")
-    for name in make_buckets(s3_endpoint, bucket or []):
+    for name in make_buckets(s3_endpoint, bucket or []) if s3_endpoint else ():
         _say(f"bucket {name} is there")
 
 

@@ -1,4 +1,7 @@
-"""What Delta's log says of the commits that our batches made. Reads commit files; runs no Spark job."""
+"""What Delta's log says of the commits that our batches made. Reads commit files; runs no Spark job, but for what has
+
+waited so long that a thousand commits lie between.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from streams.delta_log import table_version
+from streams.delta_log import last_transaction, table_version
 from streams.errors import FatalError, RetriableError
 from streams.storage import Storage
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
     from streams.checkpoint import BatchIdentity
 
-# How far back a repeated batch is looked for. Its flow wrote nothing since, so only other writers' commits
+# How far back a repeated batch is looked for at once. Its flow wrote nothing since, so only other writers' commits
 # (another flow's rows in the same lane, maintenance) can lie between.
 _LOOK_BACK = 1000
 
@@ -39,7 +42,10 @@ def find_commit(spark: SparkSession, path: str, batch: BatchIdentity) -> Commit 
     storage = Storage(spark)
     # Delta knows it: the log's folder has two files a commit, and to list them takes longer with each.
     newest = table_version(spark, path)
-    for version in range(newest, max(-1, newest - _LOOK_BACK), -1):
+    for version in range(newest, -1, -1):
+        # What has waited for long may lie further back: Delta's state says whether it is there at all.
+        if version == newest - _LOOK_BACK and not _is_known(spark, path, batch):
+            return None
         commit = _read(storage, path, version)
         if commit is None:
             return None
@@ -66,6 +72,17 @@ def commit_of(spark: SparkSession, path: str, batch: BatchIdentity, writer: str)
     return commit
 
 
+def _is_known(spark: SparkSession, path: str, batch: BatchIdentity) -> bool:
+    known = last_transaction(spark, path, batch.app_id)
+    return known is not None and known >= batch.batch_id
+
+
+def commit_time(storage: Storage, path: str, version: int) -> float | None:
+    """When a version was written, in seconds since 1970; None where the log does not have it (any more)."""
+    file = _file(path, version)
+    return storage.modified(file) if storage.exists(file) else None
+
+
 def new_writer() -> str:
     """Names one write, so that its commit can be told from another's of the same batch."""
     return uuid.uuid4().hex[:12]
@@ -77,7 +94,7 @@ def metadata_of(batch: BatchIdentity, writer: str, **facts: object) -> str:
 
 
 def _read(storage: Storage, path: str, version: int) -> Commit | None:
-    text = storage.read(f"{path}/_delta_log/{version:020d}.json")
+    text = storage.read(_file(path, version))
     if text is None:
         return None
     for line in text.splitlines():
@@ -85,6 +102,10 @@ def _read(storage: Storage, path: str, version: int) -> Commit | None:
             info = json.loads(line)["commitInfo"]
             return Commit(version, info.get("operationMetrics", {}), _our_metadata(info.get("userMetadata")))
     return Commit(version, {}, {})
+
+
+def _file(path: str, version: int) -> str:
+    return f"{path}/_delta_log/{version:020d}.json"
 
 
 def _our_metadata(text: str | None) -> dict[str, Any]:

@@ -235,7 +235,7 @@ def _check_scale(target: Target, field: StructField, limit: Limit) -> None:
         raise FatalError(
             "TARGET_NARROWER",
             f"{target.name}.{field.name} has {limit.scale} digits behind the point there, {field.dataType.scale} here.",
-            way_out="Widen the column there, or drop the table: the flow makes it again after a reset.",
+            way_out="Widen the column there, or drop the table and publish it anew: streams resume --accept-loss.",
             table=target.name,
             column=field.name,
         )

@@ -91,8 +91,10 @@ class LaneReplays(DeltaSource):
         newest, storage = polled_version(spark, self.path), Storage(spark)
         known, settled = _settled.get(self.path, (-1, -1))
         for version in range(newest, known, -1):
-            if '"operation":"UPDATE"' in (storage.read(f"{self.path}/_delta_log/{version:020d}.json") or ""):
+            commit = storage.read(f"{self.path}/_delta_log/{version:020d}.json")
+            if commit is not None and '"operation":"UPDATE"' in commit:
                 settled = version
+            if commit is None or settled == version:  # older ones are cleaned up too
                 break
         _settled[self.path] = (newest, settled)
         return settled

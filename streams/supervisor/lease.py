@@ -37,6 +37,7 @@ _FILE: Final = "_control/leases.json"
 _TRIES: Final = 50
 _BEATS: Final = 4  # in the time after which a lease expires
 _FORGOTTEN_SECONDS: Final = 86400.0
+_WELL_SECONDS: Final = 60.0  # longer than a JVM stands still to collect garbage
 _SAFE: Final = 0.75  # a holder trusts its beat for this part of the time that others wait
 
 
@@ -78,7 +79,16 @@ class Holder:
     @property
     def has_ended(self) -> bool:
         """Whether it is known, without waiting, to be no more."""
-        return bool(self.machine) and self.machine == _machine() and _started(self.pid) != self.started
+        if not self.machine or self.machine != _machine():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:  # another user's
+            pass
+        started = _started(self.pid)
+        return started is not None and started != self.started
 
 
 def _machine() -> str:
@@ -90,13 +100,16 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process began, in ticks since the machine did; None where there is none. Pids are used again."""
+    """When a process began, in ticks since the machine did; empty when it has ended, None where that can't be told.
+
+    Pids are used again.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     state, *rest = stat.rpartition(")")[2].split()
-    return None if state in ("Z", "X") else rest[18]
+    return "" if state in ("Z", "X") else rest[18]
 
 
 @dataclass(frozen=True)
@@ -142,6 +155,7 @@ class Leases:
         self._seen: dict[str, tuple[int, float]] = {}  # another's beat, and when it was first seen so
         self._lock = threading.RLock()
         self._ended = threading.Event()
+        self._well_until: float | None = None
         self._beating: threading.Thread | None = None
 
     def acquire(self, flow: str) -> bool:
@@ -150,9 +164,9 @@ class Leases:
         Raises:
             UnavailableError: the storage is away.
         """
+        if flow in self._held and self._clock() < self._valid_until:
+            return True
         with self._lock:
-            if flow in self._held and self._clock() < self._valid_until:
-                return True
 
             def take(book: _Book) -> _Book | None:
                 lease = book.flows.get(flow)
@@ -216,6 +230,13 @@ class Leases:
         """Whether a process still beats, as far as has been seen."""
         return not self._is_gone(self._read()[0].holders.get(run_id), run_id)
 
+    def confirm(self, seconds: float = _WELL_SECONDS) -> None:
+        """What this process works with has answered. Who has said so once must say it again within the seconds, or its
+
+        beat stands still and others take over.
+        """
+        self._well_until = self._clock() + seconds
+
     def enter(self) -> None:
         """Be known to others as alive, before anything is held."""
         with self._lock:
@@ -227,7 +248,7 @@ class Leases:
         self._ended.set()
         if self._beating is None:
             return
-        self._beating.join()
+        self._beating.join(self._expires)
         with self._lock, suppress(RetriableError):
             self._held.clear()
             self._change(lambda book: book.without(self.me.run_id), is_last=True)
@@ -294,6 +315,9 @@ class Leases:
 
     def _beat(self) -> None:
         while not self._ended.wait(self._expires / _BEATS):
+            if self._well_until is not None and self._clock() > self._well_until:
+                log.warning("what this process works with does not answer; its leases are not renewed")
+                continue
             try:
                 with self._lock:
                     before = set(self._held)

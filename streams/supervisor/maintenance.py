@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from delta.tables import DeltaTable
 from pyspark.sql import functions as F
 
-from streams.delta_log import has_table
+from streams.delta_log import has_table, table_version
 from streams.errors import ConfigurationError
 from streams.failpoints import failpoint
 from streams.flows import all_flows
 from streams.flows.silver import SILVER_TABLES
+from streams.micro_batch import batch_results
+from streams.sinks.commits import commit_time
 from streams.sources.delta import DeltaSource
+from streams.storage import Storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from pyspark.sql import SparkSession
 
     from streams.flows.flow import Flow
     from streams.supervisor.service import Service
@@ -53,6 +55,7 @@ def maintain(
       of the key brings its row back. What keeps every version of a key keeps its deletes too.
     - Small files are made large ones, in commits that change feeds leave out.
     - Files that the table has not needed for a week are removed, unless a flow has yet to read what was written then.
+    - The results of checks of its batches are removed after ``maintenance.results_days``; the audit has them too.
 
     Raises:
         ConfigurationError: ``TABLE_UNKNOWN``.
@@ -78,6 +81,7 @@ def maintain(
         if reader is None:
             DeltaTable.forPath(service.spark, path).vacuum()
         failpoint(name, "files_vacuumed")
+        _expire_results(service, name)
         done.append(
             Maintained(
                 table=name,
@@ -133,12 +137,19 @@ def _behind(service: Service, flow: Flow, source: int, path: str) -> dt.timedelt
     offset = service.checkpoint(flow.name).committed_offsets(source)
     if offset is None:
         return None
-    version = int(offset["reservoirVersion"])
-    written = _commit_times(service.spark, path)
-    unread = [at for number, at in written.items() if number >= version]
-    return dt.datetime.now(dt.UTC) - min(unread) if unread else None
+    unread = int(offset["reservoirVersion"])
+    if unread > table_version(service.spark, path):
+        return None
+    written = commit_time(Storage(service.spark), path, unread)
+    # A log keeps its versions for longer than tables keep files.
+    return dt.timedelta.max if written is None else dt.timedelta(seconds=time.time() - written)
 
 
-def _commit_times(spark: SparkSession, path: str) -> dict[int, dt.datetime]:
-    history = DeltaTable.forPath(spark, path).history().select("version", F.unix_millis("timestamp").alias("at"))
-    return {row["version"]: dt.datetime.fromtimestamp(row["at"] / 1000, dt.UTC) for row in history.collect()}
+def _expire_results(service: Service, name: str) -> None:
+    """Remove the results of a flow's checks, day by day."""
+    storage = Storage(service.spark)
+    folder = batch_results(service.settings.dq_results_root, name)
+    oldest = dt.datetime.now(dt.UTC) - dt.timedelta(days=service.settings.maintenance.results_days)
+    for day in storage.names(folder):
+        if day < f"{oldest:%Y-%m-%d}":
+            storage.delete(f"{folder}/{day}")

@@ -82,6 +82,8 @@ def _reset(name: str, service: Service, declared: Flow, progress: Callable[[str]
     note = json.dumps({"flow": name, "reset": service.run_id})
     changed = replace_rows(service.spark.read.format("delta").load(made), live, processor.ranking, note)
     failpoint(name, "table_replaced")
+    # Who has taken the flow over meanwhile runs by the checkpoint that is there.
+    service.check_held(name)
     identity = new_checkpoint.identity()
     settle(
         service.spark,

@@ -14,6 +14,7 @@ from pyspark.errors import StreamingQueryException
 
 from streams.checkpoint import BatchIdentity
 from streams.errors import ConfigurationError, FatalError, RetriableError, StreamsError, UnavailableError
+from streams.flows.flow import way_to_begin_anew
 from streams.micro_batch import MicroBatch, process
 from streams.session import close_idle_callbacks
 from streams.telemetry.events import BatchDone, RunBegan, RunEnded
@@ -242,11 +243,10 @@ def _explain(flow: str, error: Exception) -> StreamsError:
         return _BY_KIND[kind](code, f"{flow}: {message}")
     code = next((code for code in _LOSSES if code in text), None)
     if code is not None:
-        way_out = f"To read the table from its beginning: streams resume {flow} --accept-loss"
-        if flow.startswith(("silver.", "gold.")):
-            way_out = f"To make its table anew from what is there: streams reset {flow}"
         return FatalError(
-            "UPSTREAM_VACUUMED", f"What {flow} has not read yet was removed upstream ({code}).", way_out=way_out
+            "UPSTREAM_VACUUMED",
+            f"What {flow} has not read yet was removed upstream ({code}).",
+            way_out=way_to_begin_anew(flow),
         )
     first_line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
     return RetriableError("FLOW_FAILED", f"{flow} failed: {first_line}", error=type(error).__name__)

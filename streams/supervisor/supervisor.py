@@ -65,6 +65,7 @@ _NOTABLE: Final = frozenset({State.BACKING_OFF, State.HELD, State.PAUSED, State.
 _CHANGES_KEPT: Final = 200
 _SHARED_LEASE: Final = "_shared tables"  # whose holder looks after the tables that no flow has for itself
 _CONTROL_SECONDS: Final = 2.0
+_REMOTE_PATIENCE: Final = 4500.0  # other systems have an hour for a statement or a job, and then say so themselves
 _REPORT_SECONDS: Final = 10.0  # at least so often, that its age tells whether the service lives
 
 
@@ -131,9 +132,10 @@ class Supervisor:
         self._unsaid: deque[Change] = deque(maxlen=_CHANGES_KEPT)
         scheduling = service.settings.scheduling
         # Those that wait for another system's answers are no reason for the others to wait too.
-        self._turns, self._remote = (
-            Turns(scheduling.short_turns_at_once, scheduling.flows_at_once, scheduling.turn_seconds) for _ in range(2)
-        )
+        self._turns = {
+            system: Turns(scheduling.short_turns_at_once, scheduling.flows_at_once, scheduling.turn_seconds)
+            for system in {"", *(one.flow.waits_for for one in self._tended.values())}
+        }
         self._wake = threading.Condition()
         self._threads: list[threading.Thread] = []
 
@@ -155,6 +157,8 @@ class Supervisor:
     def drain(self, seconds: float) -> bool:
         """Let each flow end its batch, then stop; False when some did not within the time given."""
         self._service.draining.set()
+        if self._service.leases is not None:
+            self._service.leases.confirm(seconds + _REPORT_SECONDS)  # nobody watches any more
         for tended in self._tended.values():
             if tended.state is State.RUNNING:
                 self._become(tended, State.DRAINING)
@@ -198,15 +202,17 @@ class Supervisor:
         with bound(run=self._service.run_id, flow=tended.flow.name):
             while not self._service.draining.is_set():
                 tended.ends_early = False
-                if tended.state is State.FAILED:
-                    self._wait_aside(tended, State.FAILED)
-                elif tended.order.paused:
-                    self._wait_aside(tended, State.PAUSED)
-                else:
-                    try:
-                        self._run_if_held(tended)
-                    except Exception as error:
-                        self._on_failure(tended, error)
+                try:
+                    if tended.state is State.FAILED:
+                        self._wait_aside(tended, State.FAILED)
+                    elif tended.order.paused:
+                        self._wait_aside(tended, State.PAUSED)
+                    else:
+                        self._try_to_run(tended)
+                except Exception:
+                    # Nobody else would see that this thread has ended.
+                    log.exception("flow could not be looked after; tried again")
+                    self._pause(_CONTROL_SECONDS)
             if tended.state is not State.FAILED:
                 self._become(tended, State.STOPPED)
 
@@ -216,6 +222,12 @@ class Supervisor:
         if self._service.leases is not None:
             self._service.leases.release(tended.flow.name)
         self._pause(_CONTROL_SECONDS)
+
+    def _try_to_run(self, tended: _Tended) -> None:
+        try:
+            self._run_if_held(tended)
+        except Exception as error:
+            self._on_failure(tended, error)
 
     def _run_if_held(self, tended: _Tended) -> None:
         leases = self._service.leases
@@ -234,7 +246,7 @@ class Supervisor:
         self._pause(_CONTROL_SECONDS)
 
     def _run_if_needed(self, tended: _Tended) -> None:
-        service, turns = self._service, self._remote if tended.flow.is_remote else self._turns
+        service, turns = self._service, self._turns[tended.flow.waits_for]
         if tended.state is State.STARTING:
             service.prepare(tended.flow)
         if self._upkeep.is_due(tended.flow.name):
@@ -281,14 +293,16 @@ class Supervisor:
     def _waiting_for(self, flow: Flow) -> list[str]:
         """The flows of its kind that read what this one writes, and will when they are woken."""
         readers = [one for one in self._tended.values() if flow.name in one.flow.reads]
-        alike = [one for one in readers if one.flow.is_remote == flow.is_remote]
+        alike = [one for one in readers if one.flow.waits_for == flow.waits_for]
         return [one.flow.name for one in alike if one.state in (State.WAITING, State.QUEUED)]
 
     def _end_stalled(self) -> None:
         """End the queries in which nothing has moved for too long; their flows then try again."""
-        now, patience = time.monotonic(), self._service.settings.restart.stall_seconds
+        now = time.monotonic()
         for tended in self._tended.values():
-            stall = tended.stall
+            stall, patience = tended.stall, self._service.settings.restart.stall_seconds
+            if tended.flow.waits_for:
+                patience = max(patience, _REMOTE_PATIENCE)
             if stall is None or stall.has_ended_it:
                 continue
             if stall.has_moved():
@@ -358,11 +372,18 @@ class Supervisor:
             tended.freshness = event.audit.freshness or tended.freshness
 
     def _watch(self) -> None:
-        """Do what people want, and say what the flows do."""
+        """Do what people want, and say what the flows do.
+
+        What it asks of the JVM tells that this answers: while it does not, the leases are not renewed, so that another
+        process takes the flows over.
+        """
         said, said_at = None, 0.0
         while not self._service.draining.wait(_CONTROL_SECONDS):
             try:
                 self._obey()
+                self._service.spark.sparkContext.version  # noqa: B018 - an answer is all that is wanted
+                if self._service.leases is not None:
+                    self._service.leases.confirm()
                 self._end_stalled()
                 reports = self.reports()
                 if reports != said or time.monotonic() - said_at > _REPORT_SECONDS:
@@ -381,18 +402,17 @@ class Supervisor:
         """Tables that no flow has for itself."""
         while not self._service.draining.wait(_CONTROL_SECONDS):
             for table in SHARED:
-                if self._upkeep.is_due(table) and self._holds_shared():
-                    with self._turns.turn(table):
-                        if not self._service.draining.is_set():
-                            self._upkeep.look_after(table)
+                try:
+                    if self._upkeep.is_due(table) and self._holds_shared():
+                        with self._turns[""].turn(table):
+                            if not self._service.draining.is_set():
+                                self._upkeep.look_after(table)
+                except Exception as error:
+                    log.warning("shared table can't be looked after", table=table, error=str(error))
 
     def _holds_shared(self) -> bool:
         leases = self._service.leases
-        try:
-            return leases is None or leases.acquire(_SHARED_LEASE)
-        except StreamsError as error:
-            log.warning("shared tables can't be looked after", error=str(error))
-            return False
+        return leases is None or leases.acquire(_SHARED_LEASE)
 
     def _obey(self) -> None:
         for name, order in self.control.orders().items():

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 _DONE: Final = "_control/maintained.json"
+_TRIES: Final = 50
 # A batch leaves a file or two, and each is one more to open for whoever reads the table.
 _MOST_BATCHES: Final = 100
 
@@ -56,9 +57,10 @@ class Upkeep:
         return self._batches[table] >= _MOST_BATCHES or self._is_its_time(table)
 
     def _is_its_time(self, table: str) -> bool:
-        share = zlib.crc32(table.encode()) % 1000 / 1000
-        done = self._done.setdefault(table, self._clock() - share * self._every)
-        return self._clock() - done >= self._every
+        if table not in self._done:
+            # Kept, or a service that is started anew each day would begin to wait with each start.
+            self._keep(table, self._clock() - zlib.crc32(table.encode()) % 1000 / 1000 * self._every)
+        return self._clock() - self._done[table] >= self._every
 
     def look_after(self, table: str) -> None:
         """Do it. What goes wrong is told and tried again when its time comes again: no flow fails by it."""
@@ -73,13 +75,15 @@ class Upkeep:
         except Exception as error:
             log.warning("table could not be maintained", table=table, error=str(error))
         if is_its_time:
-            self._keep(table)
+            self._keep(table, self._clock())
 
-    def _keep(self, table: str) -> None:
-        self._done[table] = self._clock()
+    def _keep(self, table: str, at: float) -> None:
+        self._done[table] = at
         try:
-            file = self._files.read(_DONE)
-            known = json.loads(file.text) if file else {}
-            self._files.write(_DONE, json.dumps(known | {table: self._done[table]}), file.tag if file else None)
+            for _ in range(_TRIES):  # all flows do so at the first start
+                file = self._files.read(_DONE)
+                known = json.loads(file.text) if file else {}
+                if self._files.write(_DONE, json.dumps(known | {table: at}), file.tag if file else None):
+                    break
         except StreamsError as error:
             log.warning("when tables were maintained could not be kept", error=str(error))

@@ -134,8 +134,8 @@ def fact_orders(
             "is_product_known": F.col("product_key").isNotNull(),
         }
     )
-    return rows.select(
-        *(F.col(field.name).cast(field.dataType).alias(field.name) for field in FACT_ORDERS), SOURCE_TIME
+    return rows.selectExpr(
+        *(f"CAST({one.name} AS {one.dataType.simpleString()}) AS {one.name}" for one in FACT_ORDERS), SOURCE_TIME
     )
 
 

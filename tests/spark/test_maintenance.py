@@ -78,6 +78,22 @@ def test_files_stay_as_long_as_the_slowest_reader_needs_them(spark: SparkSession
     assert not orphan.exists()
 
 
+def test_results_of_old_checks_go(spark: SparkSession, tmp_path: Path) -> None:
+    bench = Bench.at(spark, tmp_path, maintenance={"results_days": 2})
+    bench.put(*EVENTS, [order_event(1, 1)])
+    bench.run("silver.order_events")
+    folder = tmp_path / "results" / "silver" / "batches" / "silver.order_events"
+    (today,) = folder.iterdir()
+    assert len(list(today.glob("*.json"))) == 1
+    for age in (1, 3):
+        old = folder / f"{dt.datetime.now(dt.UTC) - dt.timedelta(days=age):%Y-%m-%d}"
+        old.mkdir()
+        (old / "some.json").write_text("{}")
+    maintain(bench.service, ["silver.order_events"])
+    assert len(list(folder.iterdir())) == 2
+    assert not old.exists()
+
+
 def of_bronze(bench: Bench) -> Maintained:
     (done,) = maintain(bench.service, ["bronze.order_events"])
     return done

@@ -11,7 +11,7 @@ from delta.tables import DeltaTable
 
 from streams.errors import ConfigurationError, RetriableError
 from streams.small_files import small_files
-from streams.supervisor.lease import Holder, Leases
+from streams.supervisor.lease import Holder, LeaseLostError, Leases
 from streams.supervisor.reset import reset
 from tests.spark.flow_bench import Bench, order_event, rate, tombstone
 
@@ -87,6 +87,26 @@ def test_a_flow_that_another_process_holds_is_left_as_it_is(bench: Bench) -> Non
             reset("silver.order_events", service)
         assert caught.value.code == "FLOW_RUNNING"
         assert reset("silver.order_events", service).inserted == 0
+
+
+def test_who_was_taken_over_from_meanwhile_leaves_the_checkpoint(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = small_files(bench.service.settings.checkpoints.root)
+    checkpoint = bench.service.checkpoint("silver.order_events")
+    with closing(Leases(files, Holder("slow", "etl-1", 7), 20)) as slow:
+        service = replace(bench.service, leases=slow)
+
+        def sleep_at(_: str, point: str) -> None:
+            if point == "table_replaced":
+                slow._valid_until = -1.0  # as after a suspend
+
+        with monkeypatch.context() as patched:
+            patched.setattr("streams.supervisor.reset.failpoint", sleep_at)
+            before = checkpoint.identity()
+            with pytest.raises(LeaseLostError):
+                reset("silver.order_events", service)
+        assert checkpoint.identity() == before
+        assert reset("silver.order_events", service).inserted == 0
+        assert checkpoint.identity() != before
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
+
+from py4j.protocol import Py4JJavaError
 
 from streams.storage import Storage
 
@@ -31,6 +35,33 @@ def test_a_reader_sees_the_old_text_or_the_new_one(spark: SparkSession, tmp_path
     reader.join()
     assert seen <= set(texts)
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["state.json"]
+
+
+def test_of_many_who_put_a_file_there_at_once_one_does(spark: SparkSession, tmp_path: Path) -> None:
+    """As writers of one version of a Delta table, or two services at one checkpoint, do."""
+    jvm = spark._jvm
+    assert jvm is not None
+    hadoop = jvm.org.apache.hadoop.fs
+    files = hadoop.FileContext.getFileContext(jvm.java.net.URI("file:///"), spark._jsc.hadoopConfiguration())
+    options = spark.sparkContext._gateway.new_array(hadoop.Options.Rename, 0)
+
+    def put(number: int, name: str) -> str:
+        draft = tmp_path / f"{name}-{number}"
+        draft.write_text(str(number))
+        barrier.wait()
+        try:
+            files.rename(hadoop.Path(str(draft)), hadoop.Path(str(tmp_path / name)), options)
+        except Py4JJavaError as error:
+            return str(error.java_exception.getClass().getSimpleName())
+        return "done"
+
+    writers = 8
+    barrier = threading.Barrier(writers)
+    with ThreadPoolExecutor(writers) as pool:
+        for version in range(60):
+            done = list(pool.map(partial(put, name=f"version-{version}"), range(writers)))
+            assert sorted(done) == ["FileAlreadyExistsException"] * (writers - 1) + ["done"], version
+            assert (tmp_path / f"version-{version}").read_text() == str(done.index("done"))
 
 
 def test_a_file_with_checksums_is_replaced(spark: SparkSession, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -102,6 +103,55 @@ def test_what_is_away_is_waited_for(bench: Bench, supervise: Callable[..., Super
     supervisor = supervise(moody(bench, away))
     wait_for(supervisor, "bronze.fx_rates", State.WAITING)
     assert len(bench.rows("bronze.fx_rates")) == 1
+
+
+def test_what_goes_wrong_beside_a_run_does_not_end_the_flow(
+    bench: Bench, supervise: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    troubles: list[Exception] = [OSError("the disk is full"), OverflowError("a number is too large")]
+    after_failure = Supervisor._on_failure
+
+    def in_trouble(self: Supervisor, *said: Any) -> None:
+        if troubles:
+            raise troubles.pop()
+        after_failure(self, *said)
+
+    monkeypatch.setattr(Supervisor, "_on_failure", in_trouble)
+    supervisor = supervise(moody(bench, [RetriableError("A", str(number)) for number in range(3)]))
+    wait_for(supervisor, "bronze.fx_rates", State.WAITING)
+    assert not troubles
+
+
+@dataclass(frozen=True)
+class SilentSource(FileSource):
+    """Says that there is something, and then nothing more until it may."""
+
+    asked: list[None] = field(default_factory=list)
+    may: threading.Event = field(default_factory=threading.Event)
+
+    def position(self, spark: SparkSession) -> Any:
+        self.asked.append(None)
+        if len(self.asked) > 1:
+            self.may.wait()
+        return super().position(spark)
+
+
+def test_a_system_that_does_not_answer_keeps_no_other_waiting(bench: Bench) -> None:
+    flows = all_flows(bench.service.settings)
+    source = SilentSource(bench.service.settings.files.fx_rates)
+    bronze, silver = flows["bronze.fx_rates"], flows["silver.fx_rates"]
+    silent = replace(bronze, inputs=(replace(bronze.inputs[0], source=source), *bronze.inputs[1:]), waits_for="crm")
+    scheduling = bench.service.settings.scheduling.model_copy(update={"flows_at_once": 1, "turn_seconds": 0.1})
+    settings = bench.service.settings.model_copy(update={"scheduling": scheduling})
+    supervisor = Supervisor([silent, replace(silver, waits_for="clicks")], replace(bench.service, settings=settings))
+    supervisor.start()
+    try:
+        wait_for(supervisor, "bronze.fx_rates", State.RUNNING)
+        wait_for(supervisor, "silver.fx_rates", State.WAITING)
+        assert supervisor.states()["bronze.fx_rates"] is State.RUNNING
+    finally:
+        source.may.set()
+        assert supervisor.drain(60)
 
 
 def land(bench: Bench, name: str, currency: str) -> None:
@@ -217,6 +267,7 @@ def test_small_files_of_a_busy_table_are_made_one_by_the_way(
     bench = Bench.at(spark, tmp_path, flow_defaults={"poll_seconds": 0.1, "max_files_per_batch": 1})
     for name, currency in (("1.json", "USD"), ("2.json", "GBP"), ("3.json", "CHF")):
         land(bench, name, currency)
+    began = time.time()
     supervisor = Supervisor([all_flows(bench.service.settings)["bronze.fx_rates"]], bench.service)
     supervisor.start()
     table = bench.service.lake.table("bronze.fx_rates")
@@ -228,8 +279,9 @@ def test_small_files_of_a_busy_table_are_made_one_by_the_way(
     finally:
         assert supervisor.drain(60)
     assert currencies(bench) == ["CHF", "GBP", "USD"]
-    # What its time has not come for is left.
-    assert not (Path(bench.service.settings.checkpoints.root) / "_control" / "maintained.json").exists()
+    # What its time has not come for is left: the time from which it is counted is kept, though nothing was done.
+    kept = json.loads((Path(bench.service.settings.checkpoints.root) / "_control" / "maintained.json").read_text())
+    assert kept["bronze.fx_rates"] < began
 
 
 def files(spark: SparkSession, table: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import pickle
+import socket
 import uuid
 from dataclasses import dataclass
 from decimal import Decimal
@@ -373,6 +374,23 @@ def test_a_line_that_is_cut_in_the_middle_of_the_rows(server: RedshiftServer, s3
     again = login(options(orders))
     assert sum(batch.num_rows for batch in again.read(part)) == 30_000
     again.close()
+
+
+def test_a_server_that_takes_the_line_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batch_adapters.redshift._PATIENCE", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        login = RedshiftLogin(
+            host="127.0.0.1",
+            port=silent.getsockname()[1],
+            user="loader",
+            password="secret",
+            database="shop",
+            ssl=False,
+            mode="direct",
+            statement_timeout_seconds=1,
+        )
+        with pytest.raises(RetriableAdapterError, match="REDSHIFT_UNREACHABLE"):
+            login.connect()
 
 
 def test_secrets_are_not_shown(server: RedshiftServer, s3: S3Server, orders: str) -> None:

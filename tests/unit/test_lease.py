@@ -16,6 +16,7 @@ from streams.errors import RetriableError, UnavailableError
 from streams.small_files import LocalFiles, SmallFile
 from streams.supervisor.lease import Holder, LeaseLostError, Leases, _started
 from streams.supervisor.run_record import RunRecords
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,6 +144,30 @@ def test_a_dead_process_of_this_machine_is_taken_over_from_at_once(disk: Disk, c
     assert second.acquire(FLOW)
     assert disk.file is not None
     assert '"epoch": 2' in disk.file.text
+
+
+def test_a_process_that_nobody_may_look_at_is_not_taken_for_dead(
+    disk: Disk, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Machine(disk, Holder.this_process("first"), EXPIRES, clock)
+    second = Machine(disk, Holder.this_process("second"), EXPIRES, clock)
+    assert first.acquire(FLOW)
+    monkeypatch.setattr("streams.supervisor.lease._started", lambda _: None)  # as where /proc hides others' processes
+    assert not second.acquire(FLOW)
+    clock.now += EXPIRES + 1
+    assert second.acquire(FLOW), "its beat stands still"
+
+
+def test_who_works_with_what_does_not_answer_is_taken_over_from(processes: tuple[Leases, Leases]) -> None:
+    first, second = processes
+    assert first.acquire(FLOW)
+    first.confirm(0.01)
+    wait_until(lambda: second.acquire(FLOW), seconds=30)
+    with pytest.raises(LeaseLostError):
+        first.check(FLOW)
+    first.confirm()
+    second.release(FLOW)
+    wait_until(lambda: first.acquire(FLOW), seconds=30)
 
 
 def test_who_holds_a_flow_is_named(disk: Disk, clock: Clock) -> None:

@@ -56,6 +56,18 @@ def refused(file: Path, said: dict[str, Any], environ: Mapping[str, str] | None 
     return caught.value
 
 
+def test_pauses_grow_up_to_a_bound_however_often_it_fails(file: Path) -> None:
+    restart = load(file, least(restart={"max_pause_seconds": 50, "multiplier": 100, "jitter": 0})).restart
+    assert [restart.pause_before(number) for number in (1, 2, 3000)] == [1, 50, 50]
+
+
+def test_deletes_in_salesforce_are_not_looked_for_unless_that_is_said(file: Path) -> None:
+    login = {"instance_url": "https://a.example", "consumer_key": "k", "consumer_secret": "env:NAME"}
+    source = load(file, least(sources={"salesforce": login | {"pull": {"every_seconds": 9}}})).sources.salesforce
+    assert source is not None
+    assert (source.pull.every_seconds, source.pull.reconcile_seconds) == (9, 0)
+
+
 @pytest.mark.parametrize("env", ["dev", "staging", "prod"])
 def test_our_own_configurations_load(env: str) -> None:
     assert load_settings(env, None, {}, check_secrets=False).environment == env

@@ -122,6 +122,14 @@ def test_a_storage_that_is_not_there_is_told_from_one_that_is_away(
             ask(S3Files("bucket", "x"))
 
 
+def test_a_disk_that_fails_is_away(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    files = LocalFiles(tmp_path / "file")
+    for ask in (lambda: files.read("a"), lambda: files.write("a", "b", None)):
+        with pytest.raises(UnavailableError, match="STORAGE_AWAY"):
+            ask()
+
+
 def test_a_storage_of_another_kind_is_refused() -> None:
     with pytest.raises(ConfigurationError) as caught:
         small_files("gs://bucket/checkpoints")
