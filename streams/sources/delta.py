@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -74,6 +75,7 @@ class DeltaChanges(DeltaSource):
 
 # For each lane: the version up to which its log was looked at, and the newest one in it that settled rows.
 _settled: dict[str, tuple[int, int]] = {}
+_looking = threading.Lock()  # a lane's flows all ask at the start, and one of them reads its whole log
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,15 @@ class LaneReplays(DeltaSource):
     def position(self, spark: SparkSession) -> Any:
         """The newest version that settled rows. Those that only add rows are no reason to run."""
         newest, storage = polled_version(spark, self.path), Storage(spark)
-        known, settled = _settled.get(self.path, (-1, -1))
-        for version in range(newest, known, -1):
-            commit = storage.read(f"{self.path}/_delta_log/{version:020d}.json")
-            if commit is not None and '"operation":"UPDATE"' in commit:
-                settled = version
-            if commit is None or settled == version:  # older ones are cleaned up too
-                break
-        _settled[self.path] = (newest, settled)
+        with _looking:
+            known, settled = _settled.get(self.path, (-1, -1))
+            for version in range(newest, known, -1):
+                commit = storage.read(f"{self.path}/_delta_log/{version:020d}.json")
+                if commit is not None and '"operation":"UPDATE"' in commit:
+                    settled = version
+                if commit is None or settled == version:  # older ones are cleaned up too
+                    break
+            _settled[self.path] = (newest, settled)
         return settled
 
     def stream(self, spark: SparkSession, limits: FlowSettings, checkpoint: Checkpoint) -> DataFrame:
