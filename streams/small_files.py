@@ -23,10 +23,13 @@ from streams.errors import ConfigurationError, UnavailableError
 from streams.failpoints import failpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from streams.errors import StreamsError
 
 
 _ASKED: Final = "_conditions"
+_TRIES: Final = 50
 _CHANGE_SECONDS: Final = 1.0  # a change takes a few milliseconds; who takes longer is refused
 
 
@@ -86,6 +89,19 @@ def require_conditions(files: SmallFiles, place: str) -> None:
             f"{place} takes a write that must be refused (If-None-Match), so that two writers would lose commits.",
             way_out="Use a storage with conditional writes: S3 itself, or a newer version of this one.",
         )
+
+
+def change(files: SmallFiles, name: str, edit: Callable[[SmallFile | None], str]) -> str | None:
+    """Change a file by what it holds, and again where another change came before; gives the new text.
+
+    None when others change it all the time.
+    """
+    for _ in range(_TRIES):
+        file = files.read(name)
+        text = edit(file)
+        if files.write(name, text, file.tag if file else None):
+            return text
+    return None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from streams.errors import RetriableError
+from streams.small_files import change
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 _ORDERS: Final = "_control/orders.json"
 _REPORT: Final = "_control/report.json"
-_TRIES: Final = 20
 SILENT_SECONDS: Final = 30.0  # a service that has said nothing for so long is not up
 _FORGOTTEN_SECONDS: Final = 86400.0
 _CHANGES_KEPT: Final = 200
@@ -189,8 +189,8 @@ class Control:
             flows: those that it holds; and others, which count where no living process says anything of them.
             changes: those that it has not said yet.
         """
-        for _ in range(_TRIES):
-            file = self._files.read(_REPORT)
+
+        def said_too(file: SmallFile | None) -> str:
             known = self.report_of(file) if file else Report()
             alive = {run: one for run, one in known.processes.items() if one.age_seconds < _FORGOTTEN_SECONDS}
             said = {
@@ -203,19 +203,22 @@ class Control:
                 known.flows | said,
                 (*known.changes, *changes)[-_CHANGES_KEPT:],
             )
-            if self._files.write(_REPORT, json.dumps(asdict(report)), file.tag if file else None):
-                return
-        raise RetriableError("CONTROL_BUSY", "Others change the report all the time.")
+            return json.dumps(asdict(report))
 
-    def _order(self, flow: str, change: Callable[[Order], Order]) -> Order:
+        if change(self._files, _REPORT, said_too) is None:
+            raise RetriableError("CONTROL_BUSY", "Others change the report all the time.")
+
+    def _order(self, flow: str, give: Callable[[Order], Order]) -> Order:
         by, at = self._by or _whoami(), datetime.now(UTC).isoformat(timespec="milliseconds")
-        for _ in range(_TRIES):
-            file = self._files.read(_ORDERS)
+
+        def given(file: SmallFile | None) -> str:
             orders: dict[str, Any] = json.loads(file.text) if file else {}
-            wanted = replace(change(Order(**orders.get(flow, {}))), by=by, at=at)
-            if self._files.write(_ORDERS, json.dumps(orders | {flow: asdict(wanted)}), file.tag if file else None):
-                return wanted
-        raise RetriableError("CONTROL_BUSY", "Others change the orders all the time.", way_out="Try again.")
+            return json.dumps(orders | {flow: asdict(replace(give(Order(**orders.get(flow, {}))), by=by, at=at))})
+
+        text = change(self._files, _ORDERS, given)
+        if text is None:
+            raise RetriableError("CONTROL_BUSY", "Others change the orders all the time.", way_out="Try again.")
+        return Order(**json.loads(text)[flow])
 
 
 def _whoami() -> str:

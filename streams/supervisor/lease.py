@@ -235,7 +235,7 @@ class Leases:
 
         beat stands still and others take over.
         """
-        self._well_until = self._clock() + seconds
+        self._well_until = max(self._well_until or 0.0, self._clock() + seconds)
 
     def enter(self) -> None:
         """Be known to others as alive, before anything is held."""

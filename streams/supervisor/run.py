@@ -7,7 +7,7 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from pyspark.errors import StreamingQueryException
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from streams.telemetry.audit import BatchAudit
 
 log = structlog.get_logger(__name__)
+
+
+# Another system has an hour for a statement or a job, and then says so itself.
+_REMOTE_PATIENCE: Final = 4500.0
 
 
 class _EndedError(Exception):
@@ -57,10 +61,15 @@ class FlowRun:
 
 
 class Stall:
-    """Tells a query in which nothing moves any more from one that is at work, and ends it."""
+    """Tells a query in which nothing moves any more from one that is at work, and ends it.
 
-    def __init__(self, spark: SparkSession, query: StreamingQuery) -> None:
-        self._spark, self._query = spark, query
+    Args:
+        spark, query: which.
+        patience: for how many seconds nothing may move.
+    """
+
+    def __init__(self, spark: SparkSession, query: StreamingQuery, patience: float) -> None:
+        self._spark, self._query, self.patience = spark, query, patience
         self._at = self.progress()
         self.has_ended_it = False
 
@@ -162,7 +171,7 @@ class _Query:
             .trigger(availableNow=True)
             .start()
         )
-        stall = Stall(service.spark, query)
+        stall = Stall(service.spark, query, self._patience())
         self.on_start(stall)
         try:
             query.awaitTermination()
@@ -180,11 +189,14 @@ class _Query:
             raise self._stalled()
         checkpoint.remember_through(position)
 
+    def _patience(self) -> float:
+        patience = self.service.settings.restart.stall_seconds
+        return max(patience, _REMOTE_PATIENCE) if self.flow.waits_for else patience
+
     def _stalled(self) -> RetriableError:
         return RetriableError(
             "FLOW_STALLED",
-            f"Nothing moved in a batch of {self.flow.name} for {self.service.settings.restart.stall_seconds:g} s; it "
-            "was ended.",
+            f"Nothing moved in a batch of {self.flow.name} for {self._patience():g} s; it was ended.",
             way_out="It is tried again. A longer patience is restart.stall_seconds.",
         )
 

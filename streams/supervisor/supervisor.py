@@ -65,7 +65,6 @@ _NOTABLE: Final = frozenset({State.BACKING_OFF, State.HELD, State.PAUSED, State.
 _CHANGES_KEPT: Final = 200
 _SHARED_LEASE: Final = "_shared tables"  # whose holder looks after the tables that no flow has for itself
 _CONTROL_SECONDS: Final = 2.0
-_REMOTE_PATIENCE: Final = 4500.0  # other systems have an hour for a statement or a job, and then say so themselves
 _REPORT_SECONDS: Final = 10.0  # at least so often, that its age tells whether the service lives
 
 
@@ -230,8 +229,7 @@ class Supervisor:
             self._on_failure(tended, error)
 
     def _run_if_held(self, tended: _Tended) -> None:
-        leases = self._service.leases
-        if leases is None or leases.acquire(tended.flow.name):
+        if self._holds(tended.flow.name):
             if tended.state is State.STANDBY:
                 # Its holder went further than what this process saw of its sources.
                 tended.seen, tended.error, tended.failures = None, None, 0
@@ -300,14 +298,12 @@ class Supervisor:
         """End the queries in which nothing has moved for too long; their flows then try again."""
         now = time.monotonic()
         for tended in self._tended.values():
-            stall, patience = tended.stall, self._service.settings.restart.stall_seconds
-            if tended.flow.waits_for:
-                patience = max(patience, _REMOTE_PATIENCE)
+            stall = tended.stall
             if stall is None or stall.has_ended_it:
                 continue
             if stall.has_moved():
                 tended.moved_at = now
-            elif now - tended.moved_at > patience:
+            elif now - tended.moved_at > stall.patience:
                 log.error("flow has stalled; its query is ended", flow=tended.flow.name, seconds=now - tended.moved_at)
                 # Not in this thread: a query that does not come back must not keep the others from being watched.
                 threading.Thread(target=stall.end_it, name=f"ending {tended.flow.name}", daemon=True).start()
@@ -403,16 +399,19 @@ class Supervisor:
         while not self._service.draining.wait(_CONTROL_SECONDS):
             for table in SHARED:
                 try:
-                    if self._upkeep.is_due(table) and self._holds_shared():
-                        with self._turns[""].turn(table):
-                            if not self._service.draining.is_set():
-                                self._upkeep.look_after(table)
+                    self._look_after_if_due(table)
                 except Exception as error:
                     log.warning("shared table can't be looked after", table=table, error=str(error))
 
-    def _holds_shared(self) -> bool:
+    def _look_after_if_due(self, table: str) -> None:
+        if self._upkeep.is_due(table) and self._holds(_SHARED_LEASE):
+            with self._turns[""].turn(table):
+                if not self._service.draining.is_set():
+                    self._upkeep.look_after(table)
+
+    def _holds(self, name: str) -> bool:
         leases = self._service.leases
-        return leases is None or leases.acquire(_SHARED_LEASE)
+        return leases is None or leases.acquire(name)
 
     def _obey(self) -> None:
         for name, order in self.control.orders().items():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from streams.errors import StreamsError
+from streams.small_files import change
 from streams.supervisor.maintenance import LAYERS, compact, maintain
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 _DONE: Final = "_control/maintained.json"
-_TRIES: Final = 50
 # A batch leaves a file or two, and each is one more to open for whoever reads the table.
 _MOST_BATCHES: Final = 100
 
@@ -80,10 +80,6 @@ class Upkeep:
     def _keep(self, table: str, at: float) -> None:
         self._done[table] = at
         try:
-            for _ in range(_TRIES):  # all flows do so at the first start
-                file = self._files.read(_DONE)
-                known = json.loads(file.text) if file else {}
-                if self._files.write(_DONE, json.dumps(known | {table: at}), file.tag if file else None):
-                    break
+            change(self._files, _DONE, lambda file: json.dumps((json.loads(file.text) if file else {}) | {table: at}))
         except StreamsError as error:
             log.warning("when tables were maintained could not be kept", error=str(error))
